@@ -1,0 +1,397 @@
+"""GRPO: reward the completions of a group that are better than their siblings, first on mathematics, then on everything.
+
+The second and third leg of the relay, one script (Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300):
+
+1. G completions per prompt, one advantage per completion: (reward - group mean) / (group standard deviation + 1e-4).
+2. The loss is the mean over a completion's tokens, then over completions (eq. 3), with the clipped ratio and, times beta,
+   the k3 estimate of the KL divergence (eq. 4). Tunix's default, k1, has an expected gradient of zero.
+3. The reference policy is the policy this leg started from, not the untouched base: otherwise the KL term would pull
+   against the leg before. With LoRA it shares the base's arrays and is only a frozen copy of the adapter.
+4. The old policy is the trainer's own forward pass at the rollout's temperature, so the ratio at the first of the
+   --num_iterations updates is exactly 1.
+5. A completion that stopped is trained on its stop token; one cut off at the limit has none.
+6. Sampling noise is a pure function of --seed and the step; so are the prompts of a step.
+7. The rollout prefills a prompt once and copies its cache to the G completions.
+
+  python grpo.py --stage=math                            # from runs/sft to runs/math
+  python grpo.py --stage=mixed --init_ckpt=runs/math     # 80% other tasks + 20% mathematics, to runs/mixed
+
+Writes into --out (default runs/math or runs/mixed): run.json, metrics.jsonl, samples.jsonl, actor/<step>/.
+Shapes: B prompts, G completions per prompt, P prompt length, T completion length, V vocabulary.
+"""
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any, Iterator, Sequence
+
+from absl import flags as absl_flags
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tunix.rl import function_registry
+from tunix.rl import rl_cluster
+from tunix.rl.grpo import grpo_learner
+from tunix.rl.rollout import base_rollout
+
+import data
+import rewards
+import sft
+
+# Defaults that depend on the model. tiny is trained on all its weights, so its steps are large and its groups wide.
+DEFAULTS = {  # flag: (tiny, Gemma)
+    "data": ("synthetic:easy", "gsm8k"),
+    "lora_rank": (0, 64),
+    "lora_alpha": (0.0, 64.0),
+    "learning_rate": (3e-4, 1e-6),
+    "batch_size": (16, 4),
+    "num_generations": (8, 4),
+    "max_steps": (60, 500),
+    "max_prompt_length": (64, 256),
+    "max_completion_length": (64, 512),
+    "beta": (0.02, 0.1),
+    "eval_every": (20, 50),
+}
+# What the mixed leg of a Gemma reads when --data is left open: mathematics, yes/no reasoning, and open-ended requests.
+MIXED_DATA = "math=gsm8k,logic=ChilleD/StrategyQA,other=databricks/databricks-dolly-15k"
+BEFORE = {"math": "runs/sft", "mixed": "runs/math"}  # the leg that a stage starts from
+PRESET = {"math": "gsm8k", "mixed": "router"}
+
+
+def define_flags(fv: absl_flags.FlagValues) -> None:
+  """Defines this script's flags on `fv`; called only when the file is the program."""
+  sft.define_shared_flags(fv, DEFAULTS)
+  string = functools.partial(absl_flags.DEFINE_string, flag_values=fv)
+  integer = functools.partial(absl_flags.DEFINE_integer, flag_values=fv)
+  number = functools.partial(absl_flags.DEFINE_float, flag_values=fv)
+  by_model = lambda name: f" (default: {DEFAULTS[name][0]} for tiny, {DEFAULTS[name][1]} for Gemma)"
+  # Stage
+  absl_flags.DEFINE_enum("stage", "math", ["math", "mixed"],
+                         "math: the mathematics rows of --data. mixed: those and all others, by --math_fraction.", flag_values=fv)
+  string("init_ckpt", None, "Run or step folder to start from; empty: the untouched base (default: runs/sft for math, runs/math for mixed).")
+  string("out", None, "Run folder; the same folder again continues the run (default: runs/math or runs/mixed).")
+  number("math_fraction", 0.2, "Share of mathematics in the mixed stage, in [0, 1].")
+  # Reward
+  absl_flags.DEFINE_enum("preset", None, list(rewards.PRESETS), "Reward preset (default: gsm8k for math, router for mixed).", flag_values=fv)
+  string("reward_weights", "", "Overrides the preset's weights, as in format=0.3,correctness=0.5; empty: the preset's own.")
+  # GRPO
+  integer("num_generations", None, "G, completions per prompt; at least 2." + by_model("num_generations"))
+  integer("num_iterations", 1, "mu, optimiser steps on each rollout.")
+  number("beta", None, "Weight of the KL divergence from the leg's starting policy; 0: none, and no reference policy." + by_model("beta"))
+  number("epsilon", 0.2, "Clip range of the probability ratio.")
+  number("temperature", 0.9, "Sampling temperature; the loss divides the logits by it too.")
+  integer("eval_every", None, "Steps between checks of greedy completions on held-out prompts." + by_model("eval_every"))
+  integer("eval_prompts", 64, "Held-out prompts in such a check; 0: no checks.")
+
+
+# --- Rollout ----------------------------------------------------------------------------------------------------------
+
+
+class SharedPrefillRollout(base_rollout.BaseRollout):
+  """Tunix rollout engine around sft.Sampler: one prefill per prompt, stop tokens kept, log-probabilities returned."""
+
+  def __init__(self, *, rollout_actor, tokenizer, mesh, rollout_config, num_generations):
+    del rollout_config  # comes again with every call
+    self._tokenizer, self._num_generations = tokenizer._tokenizer, num_generations  # pylint: disable=protected-access
+    self.sampler = sft.Sampler(rollout_actor, self._tokenizer, mesh)
+
+  def generate(self, prompts, rollout_config, **kwargs):
+    """Completions of prompts that come repeated G times in a row, as Tunix's learner sends them."""
+    ids = [sft.encode(self._tokenizer, prompt, bos=True) for prompt in prompts[::self._num_generations]]
+    completions = self.sampler(
+        ids, max_prompt_length=rollout_config.max_prompt_length, max_completion_length=rollout_config.max_tokens_to_generate, num_generations=self._num_generations,
+        temperature=rollout_config.temperature, seed=rollout_config.seed)
+    padded = sft.pad(ids, rollout_config.max_prompt_length, self.pad_id(), left=True)
+    return base_rollout.RolloutOutput(
+        text=[c.text for c in completions], logits=None, tokens=[c.ids for c in completions],
+        left_padded_prompt_tokens=np.repeat(padded, self._num_generations, axis=0), logprobs=[c.logps for c in completions])
+
+  def get_per_token_logps(self, prompt_tokens, completion_tokens):
+    raise NotImplementedError("the learner takes log-probabilities from the trainer's own forward pass")
+
+  def update_params(self, params, filter_types=None):
+    nnx.update(self.sampler.model, params)
+
+  def pad_id(self):
+    return self._tokenizer.pad_token_id
+
+  def eos_id(self):
+    return self._tokenizer.eos_token_id
+
+  def model(self):
+    return self.sampler.model
+
+
+# --- Update -----------------------------------------------------------------------------------------------------------
+
+
+def group_advantages(reward: np.ndarray, num_generations: int) -> np.ndarray:
+  """Advantages [B * G] of rewards [B * G]: each minus its group's mean, over the group's standard deviation (ddof 1) + 1e-4."""
+  groups = reward.reshape(-1, num_generations)
+  centred = groups - groups.mean(axis=1, keepdims=True)
+  return (centred / (groups.std(axis=1, ddof=1, keepdims=True) + 1e-4)).reshape(-1).astype(np.float32)
+
+
+@function_registry.register_policy_loss_fn("relay_grpo")
+def policy_loss(model, batch, algo_config, pad_id, eos_id):
+  """GRPO's loss of one micro-batch, and its metrics.
+
+  batch["weights"] [B * G, T] carries the aggregation: 1 / (tokens of the completion * completions of the step), times the
+  number of micro-batches, because the optimiser averages over those. So the step's loss does not depend on how it was cut.
+  """
+  del pad_id, eos_id  # the masks are explicit
+  logps = sft.token_logps(model, batch, algo_config.temperature)
+  old = batch.get("old_logps", jax.lax.stop_gradient(logps))
+  ratio = jnp.exp(logps - old)
+  clipped = jnp.clip(ratio, 1 - algo_config.epsilon, 1 + algo_config.epsilon)
+  advantage = batch["advantages"][:, None]
+  loss = -jnp.minimum(ratio * advantage, clipped * advantage)
+  share = batch["shares"]  # 1 / tokens of the step, for metrics
+  aux = {"entropy": -jnp.sum(logps * share), "clip_fraction": jnp.sum((ratio * advantage > clipped * advantage) * share), "kl": 0.0}
+  if algo_config.beta:
+    difference = batch["reference_logps"] - logps
+    kl = jnp.exp(difference) - difference - 1  # k3, never negative
+    loss += algo_config.beta * kl
+    aux["kl"] = jnp.sum(kl * share)
+  return jnp.sum(jnp.where(batch["completion_mask"], loss, 0.0) * batch["weights"]), aux
+
+
+class Learner(grpo_learner.GRPOLearner):
+  """Tunix's GRPO learner with an explicit loop: rollout, reward, update, and one record per optimiser step."""
+
+  def __init__(self, *args, reference, mesh, micro_batch_size, limits, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.rl_cluster.actor_trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "clip_fraction": np.mean})
+    self._reference, self._mesh, self._micro_batch_size, self._limits = reference, mesh, micro_batch_size, limits
+    graphdef, temperature = nnx.graphdef(self.rl_cluster.actor_trainer.model), self.algo_config.temperature
+    self._jitted_logps = jax.jit(lambda state, batch: sft.token_logps(nnx.merge(graphdef, state), batch, temperature))
+
+  def _logps(self, model: nnx.Module, batch: dict[str, np.ndarray]) -> np.ndarray:
+    """Log-probabilities [B * G, T] of a micro-batch's completions under the policy or the reference, without gradients."""
+    rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
+    inputs = {k: jax.device_put(batch[k], rows) for k in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+    with self._mesh:
+      return np.asarray(self._jitted_logps(nnx.state(model), inputs))
+
+  def _generate_and_compute_advantage(self, training_input: dict[str, Any], mode=rl_cluster.Mode.TRAIN):
+    """Rollout and reward of one batch.
+
+    Args:
+      training_input: {"examples": B examples, "prompt_ids": their B prompts, "seed": int}.
+    Returns:
+      (micro-batches ready for the update, the record's reward metrics, one sample dict per completion).
+    """
+    examples, g = training_input["examples"], self.algo_config.num_generations
+    config = self.rl_cluster.cluster_config.rollout_config
+    start = time.time()
+    config.seed = training_input["seed"]
+    rows = [e for e in examples for _ in range(g)]
+    prompts = [data.format_prompt(e.question) for e in rows]
+    out = self.rl_cluster.generate(prompts, mode=mode, micro_batch_size=len(prompts))
+    lengths = np.array([len(x) for x in out.tokens])
+    truncated = np.array([x[-1] not in self.rl_cluster.tokenizer._tokenizer.stop_ids for x in out.tokens])  # pylint: disable=protected-access
+    rolled = time.time()
+
+    columns = dict(answer=[e.answer for e in rows], task=[e.task for e in rows], question=[e.question for e in rows])
+    parts = {fn.__name__: np.array(fn(prompts, out.text, **columns)) for fn in self.reward_manager.reward_fns}
+    reward = sum(parts.values())
+    advantages = group_advantages(reward, g)
+    correct = [rewards.is_correct(text, e.answer) for text, e in zip(out.text, rows) if e.answer and e.task in data.VERIFIABLE_TASKS]
+    exact = [rewards.parse(text).format == "exact" for text in out.text]
+    rewarded = time.time()
+
+    batches, size = [], self._micro_batch_size * g
+    num_micro = len(rows) // size
+    prompt_ids = [p for p in training_input["prompt_ids"] for _ in range(g)]
+    for i in range(0, len(rows), size):
+      cut = slice(i, i + size)
+      batch = sft.make_batch(prompt_ids[cut], out.tokens[cut], self.rl_cluster.rollout.pad_id(), *self._limits)
+      mask = batch["completion_mask"].astype(np.float32)
+      batch["advantages"] = advantages[cut]
+      batch["weights"] = mask / lengths[cut, None] / len(rows) * num_micro
+      batch["shares"] = mask / lengths.sum() * num_micro
+      if self.algo_config.beta:
+        batch["reference_logps"] = self._logps(self._reference, batch)
+      if self.algo_config.num_iterations > 1:
+        batch["old_logps"] = self._logps(self.rl_cluster.actor_trainer.model, batch)
+      batches.append(batch)
+    record = {
+        "reward": float(reward.mean()), **{f"reward/{name}": float(x.mean()) for name, x in parts.items()},
+        "correct": float(np.mean(correct)) if correct else None, "format": float(np.mean(exact)),
+        "completion_length": float(lengths.mean()), "truncated": float(truncated.mean()),
+        "zero_variance": float((np.ptp(reward.reshape(-1, g), axis=1) == 0).mean()), "tokens": int(lengths.sum()),
+        "time/rollout": rolled - start, "time/reward": rewarded - rolled, "time/reference": time.time() - rewarded}
+    samples = [{"task": e.task, "question": e.question, "answer": e.answer, "completion": text, "reward": float(r), "advantage": float(a),
+                **{f"reward/{name}": float(x[i]) for name, x in parts.items()}, "truncated": bool(truncated[i])}
+               for i, (e, text, r, a) in enumerate(zip(rows, out.text, reward, advantages))]
+    return batches, record, samples
+
+  def train(self, batches: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yields (record, samples) after every optimiser step; mu steps share a rollout, and only the first has its samples."""
+    trainer = self.rl_cluster.actor_trainer
+    step_end = time.time()
+    for training_input in batches:
+      micro_batches, rewarded, samples = self._generate_and_compute_advantage(training_input)
+      for iteration in range(self.algo_config.num_iterations):
+        start = time.time()
+        metrics = sft.update(trainer, micro_batches, lambda x: self.rl_cluster.update_actor(x, None))
+        now = time.time()
+        record = {"step": trainer.train_steps, "loss": metrics["loss"], "grad_norm": metrics["grad_norm"],
+                  **{k: v for k, v in rewarded.items() if not k.startswith("time/")},
+                  "kl": metrics["kl"], "clip_fraction": metrics["clip_fraction"], "entropy": metrics["entropy"],
+                  **{k: v if iteration == 0 else 0.0 for k, v in rewarded.items() if k.startswith("time/")},
+                  "time/update": now - start, "time/step": now - step_end}
+        step_end = now
+        yield record, samples if iteration == 0 else []
+
+
+# --- Main -------------------------------------------------------------------------------------------------------------
+
+
+def load_examples(fv: absl_flags.FlagValues, split: str) -> list[tuple[list[data.Example], float]]:
+  """(examples, share) parts of the stage; ValueError if --data has no rows for it."""
+  examples = data.load(fv.data, split, seed=fv.seed, validation_fraction=fv.validation_fraction)
+  maths = [e for e in examples if e.task == "math" and e.answer]
+  others = [e for e in examples if e.task != "math"]
+  parts = [(maths, 1.0)] if fv.stage == "math" else [(maths, fv.math_fraction), (others, 1 - fv.math_fraction)]
+  for rows, share in parts:
+    if share and not rows:
+      kind = "mathematics with an answer" if rows is maths else "tasks other than mathematics"
+      raise ValueError(f"--data={fv.data} has no {split} rows of {kind}, which --stage={fv.stage} needs: add a source")
+  return [(rows, share) for rows, share in parts if share]
+
+
+def main(fv: absl_flags.FlagValues) -> None:
+  # --- Setup ---
+  started = time.time()
+  sft.use_compilation_cache()
+  fv.init_ckpt = BEFORE[fv.stage] if fv.init_ckpt is None else fv.init_ckpt
+  fv.out = fv.out or f"runs/{fv.stage}"
+  fv.preset = fv.preset or PRESET[fv.stage]
+  if fv.data is None and fv.stage == "mixed" and fv.model != "tiny":
+    fv.data = MIXED_DATA
+  parent_dir, parent = sft.find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
+  sft.resolve_flags(fv, DEFAULTS, parent)
+  sft.check_flags(fv)
+  if fv.num_generations < 2:
+    raise ValueError(f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group")
+  if fv.num_iterations < 1 or fv.max_steps % fv.num_iterations:
+    raise ValueError(f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}")
+  if not 0 <= fv.math_fraction <= 1 or fv.temperature <= 0 or fv.beta < 0 or fv.epsilon <= 0:
+    raise ValueError("--math_fraction must lie in [0, 1], --temperature and --epsilon above 0, --beta at or above 0")
+  reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights) if fv.reward_weights else None)
+  mesh = sft.make_mesh(fv.mesh)
+  if fv.micro_batch_size * fv.num_generations % mesh.shape["fsdp"]:
+    raise ValueError(f"--micro_batch_size={fv.micro_batch_size} x --num_generations={fv.num_generations} is not a multiple of the "
+                     f"mesh's fsdp size {mesh.shape['fsdp']}")
+  run = sft.Run(fv, "grpo.py", str(parent_dir) if parent_dir else None, sft.flag_names(define_flags))
+  if run.is_finished():
+    return
+
+  # --- Data ---
+  parts, held_out = load_examples(fv, "train"), load_examples(fv, "validation")
+  folder = data.resolve_model(fv.model)
+  tokenizer = sft.load_tokenizer(folder)
+  fits = lambda parts: [(sft.encode_prompts(tokenizer, rows, fv.max_prompt_length)[0], share) for rows, share in parts]
+  parts = fits(parts)
+  checked = data.mixture(fits(held_out), fv.seed)[:fv.eval_prompts]
+  pass_rows = len(data.mixture(parts, fv.seed))
+  rollouts_per_pass = pass_rows // fv.batch_size
+  if not rollouts_per_pass:
+    raise ValueError(f"--data={fv.data} gives {pass_rows} prompts for --stage={fv.stage}, fewer than --batch_size={fv.batch_size}")
+
+  def batches(first_rollout: int) -> Iterator[dict[str, Any]]:
+    """Batches from `first_rollout` on; the prompts and the noise of each are a pure function of --seed and its number."""
+    current, rows = None, []
+    for rollout in range(first_rollout, fv.max_steps // fv.num_iterations):
+      number, place = divmod(rollout, rollouts_per_pass)
+      if number != current:
+        current, rows = number, data.mixture(parts, fv.seed + 1000 * number)
+      examples = rows[place * fv.batch_size:(place + 1) * fv.batch_size]
+      yield {"examples": examples, "seed": (fv.seed * 1_000_003 + rollout) % 2**31,
+             "prompt_ids": [sft.encode(tokenizer, data.format_prompt(e.question), bos=True) for e in examples]}
+
+  # --- Model ---
+  model = sft.load_model(folder, mesh, dtype=fv.dtype, lora_rank=fv.lora_rank, lora_alpha=fv.lora_alpha, seed=fv.seed,
+                         replicate_base=fv.replicate_base, remat=fv.remat)
+  if parent_dir:
+    sft.restore(model, parent_dir, fv.lora_rank)
+  reference = None
+  if fv.beta:  # before the cluster restores a resumed run's weights: the reference is where the leg started
+    graphdef, trained, rest = nnx.split(model, sft.trained_filter(fv.lora_rank), ...)
+    reference = nnx.merge(graphdef, jax.tree.map(jnp.copy, trained), rest)
+  optimizer, schedule = sft.make_optimizer(fv)
+  role = rl_cluster.Role
+  cluster = rl_cluster.RLCluster(
+      actor=model, reference=reference, tokenizer=tokenizer,
+      cluster_config=rl_cluster.ClusterConfig(
+          role_to_mesh={role.ACTOR: mesh, role.REFERENCE: mesh, role.ROLLOUT: mesh},
+          rollout_engine=functools.partial(SharedPrefillRollout, num_generations=fv.num_generations),
+          training_config=rl_cluster.RLTrainingConfig(
+              actor_optimizer=optimizer, eval_every_n_steps=10**9, max_steps=fv.max_steps, mini_batch_size=fv.batch_size,
+              train_micro_batch_size=fv.micro_batch_size if fv.micro_batch_size < fv.batch_size else None,
+              checkpoint_root_directory=str(run.folder.absolute()), checkpointing_options=sft.NEVER),
+          rollout_config=base_rollout.RolloutConfig(
+              max_tokens_to_generate=fv.max_completion_length, max_prompt_length=fv.max_prompt_length, temperature=fv.temperature,
+              top_p=1.0, top_k=None, eos_tokens=list(tokenizer.stop_ids))))
+  learner = Learner(
+      rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, micro_batch_size=fv.micro_batch_size,
+      limits=(fv.max_prompt_length, fv.max_completion_length),
+      algo_config=grpo_learner.GRPOConfig(
+          policy_loss_fn="relay_grpo", num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
+          epsilon=fv.epsilon))
+  trainer = cluster.actor_trainer
+  first = trainer.train_steps
+  run.begin(first, started_from=str(parent_dir) if parent_dir else "base", batch={
+      "prompts_per_step": fv.batch_size, "completions_per_step": fv.batch_size * fv.num_generations,
+      "micro_batches": fv.batch_size // fv.micro_batch_size, "prompts": pass_rows})
+  print(f"grpo {fv.stage}: {fv.model} from {parent_dir or 'the base'}, {pass_rows} prompts a pass, step {first} to {fv.max_steps} "
+        f"({fv.batch_size} prompts x {fv.num_generations} completions), mesh {dict(mesh.shape)}")
+
+  def validate() -> dict[str, float]:
+    """Reward, correctness and format of greedy completions on held-out prompts."""
+    ids = [sft.encode(tokenizer, data.format_prompt(e.question), bos=True) for e in checked]
+    texts = [c.text for c in cluster.rollout.sampler(ids, max_prompt_length=fv.max_prompt_length,
+                                                      max_completion_length=fv.max_completion_length)]
+    columns = dict(answer=[e.answer for e in checked], task=[e.task for e in checked], question=[e.question for e in checked])
+    correct = [rewards.is_correct(t, e.answer) for t, e in zip(texts, checked) if e.answer and e.task in data.VERIFIABLE_TASKS]
+    return {"validation_reward": float(np.mean(sum(np.array(fn(texts, texts, **columns)) for fn in reward_fns))),
+            "validation_correct": float(np.mean(correct)) if correct else None}
+
+  # --- Train ---
+  ended_because = "max_steps"
+  last_save = time.time()
+  for record, samples in learner.train(batches(first // fv.num_iterations)):
+    step = record["step"]
+    record = {"step": step, "loss": record.pop("loss"), "learning_rate": float(schedule(step - 1)), **record}
+    if checked and (step % fv.eval_every == 0 or step == fv.max_steps):
+      record.update(validate())
+    run.log("metrics.jsonl", record)
+    if step % fv.eval_every in (0, 1) and samples:
+      run.log("samples.jsonl", *({"step": step, **s} for s in samples[:2 * fv.num_generations]))
+    now = time.time()
+    shown = {k: record[k] for k in ("reward", "correct", "format", "kl", "entropy", "completion_length", "truncated", "grad_norm",
+                                    "validation_reward", "validation_correct", "time/step") if record.get(k) is not None}
+    print(sft.step_line(step, fv.max_steps, shown, (now - started) / (step - first) * (fv.max_steps - step)), flush=True)
+    if step % fv.num_iterations:
+      continue  # between two updates of one rollout there is nothing to save: the rollout's policy would be lost
+    if now - started + 2 * record["time/step"] * fv.num_iterations + 60 > fv.max_hours * 3600 and step < fv.max_steps:
+      ended_because = "max_hours"
+      break
+    if now - last_save > fv.save_every_minutes * 60:
+      sft.save_checkpoint(trainer, fv.lora_rank)
+      run.save(step=step)
+      last_save = time.time()
+
+  # --- Save ---
+  sft.save_checkpoint(trainer, fv.lora_rank)
+  cluster.close()
+  run.save(step=trainer.train_steps, finished=ended_because == "max_steps", ended_because=ended_because)
+  print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
+  after = f"python grpo.py --stage=mixed --model={fv.model} --init_ckpt={run.folder}" if fv.stage == "math" else "python eval.py"
+  print(f"next: {after}" if ended_because == "max_steps" else "next: the same command again continues this run")
+
+
+if __name__ == "__main__":
+  data.run_script(main, define_flags)

@@ -1,0 +1,746 @@
+r"""What is good: one parser, an exact answer checker, reward components, presets and the router.
+
+A completion is good when it looks like this, its answer is right, and its trace is worth reading:
+
+    <reasoning>
+    Each box holds 6 eggs, so 7 boxes hold 6 * 7 = 42 eggs.
+    </reasoning>
+    <answer>
+    42
+    </answer>
+
+Choices:
+  1. `parse` reads the tags once, in linear time; every component sees only what it found.
+  2. Only the answer block is graded. It has to read, from its first character to its last, as one value (a number with an optional
+     unit, yes or no, a letter, a list, a short text). "13 or 14", "> 42", "not 42" and "42, no, 43" are no number, hence wrong.
+  3. Numbers are exact fractions. Nothing is evaluated, and digits and exponents are capped before they are converted.
+  4. A row is checked when its task is verifiable and it has an answer (mathematics: always). On rows that are not, `open_ended`
+     takes the place of the components that need an answer. Components that do not apply drop out and the weights renormalise.
+  5. Being right comes first, by construction (`_shelf`): whatever the weights, a wrong or malformed completion of a checked row
+     stays below a right and well-formed one.
+
+Commands:
+  python rewards.py                                            a handful of samples under every preset
+  python rewards.py --input=completions.jsonl --preset=router  one line per completion, and a summary
+"""
+import collections
+import dataclasses
+import functools
+import json
+import math
+import re
+import sys
+import unicodedata
+from fractions import Fraction
+
+# Component weights of each preset; they are normalised over the components that apply to a row.
+PRESETS = {
+    "router": {"correctness": 0.70, "open_ended": 0.70, "format": 0.20, "trace": 0.10},
+    "gsm8k": {"exact_format": 0.30, "approximate_format": 0.15, "correctness": 0.40, "number": 0.15, "open_ended": 0.55},
+    "composite": {"correctness": 0.60, "open_ended": 0.60, "trace": 0.25, "confidence": 0.15},
+    "rubric": {"trace": 0.40, "correctness": 0.30, "open_ended": 0.30, "coherence": 0.20, "clarity": 0.10, "format": 0.10},
+    "three_part": {"format": 0.30, "correctness": 0.50, "open_ended": 0.50, "trace": 0.20},
+}
+# task -> (what a row with an answer is judged on, what a row without one is judged on).
+ROUTES = {
+    "math": ("checked", "checked"),  # without an answer nothing is right: 0 on correctness, rather than a way around it
+    "logic": ("checked", "open_ended"),
+    "science": ("checked", "open_ended"),
+    "common_sense": ("checked", "open_ended"),
+    "coding": ("open_ended", "open_ended"),
+    "creative": ("open_ended", "open_ended"),
+    "summarization": ("open_ended", "open_ended"),
+    "other": ("open_ended", "open_ended"),
+}
+NEED_CHECK = ("correctness", "number", "confidence")  # components that only rows of the route "checked" have
+SURE = ("correctness", "format", "exact_format", "approximate_format")  # components that are 1 when right and well-formed
+NEAR_CREDIT = 0.2  # share of correctness for a number within 10% of the reference
+
+END_TOKENS = ("<end_of_turn>", "<eos>")  # a rollout may leave them at the end; they are not text
+MAX_ANSWER = 1000  # characters; a longer answer or reference matches nothing
+MAX_DIGITS, MAX_EXPONENT = 300, 300
+
+# ---------------------------------------------------------------- Parser
+
+_TAG = re.compile(r"</?(?:reasoning|answer)>")
+_TAGS = ["<reasoning>", "</reasoning>", "<answer>", "</answer>"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+  """A completion's blocks (None: not there, blank, or contradictory), its format, and what is wrong with it, in words."""
+  reasoning: str | None
+  answer: str | None
+  format: str
+  defects: tuple[str, ...]
+
+
+def parse(completion):
+  """Reads the blocks of a completion in time linear in its length.
+
+  A block is an opening tag, text that is not blank, and its closing tag, with no tag in between.
+  format "exact": one reasoning block, then one answer block, and nothing but whitespace (or end tokens) around them.
+         "partial": not exact, but at least one block can be read. "none": no block at all.
+  An answer block that lies inside a reasoning block belongs to the trace and is not read; answer blocks that disagree give None.
+
+  parse("<answer>42</answer>") -> Parsed(None, "42", "partial", ("no <reasoning>", "no </reasoning>"))
+  """
+  end = len(completion)
+  while end:
+    if completion[end - 1].isspace():
+      end -= 1
+    elif token := next((t for t in END_TOKENS if completion.endswith(t, 0, end)), None):
+      end -= len(token)
+    else:
+      break
+  tags = [(m[0], m.start(), m.end()) for m in _TAG.finditer(completion, 0, end)]
+  names = [name for name, _, _ in tags]
+  defects = [f"{'repeated' if t in names else 'no'} {t}" for t in _TAGS if names.count(t) != 1]
+  if names == _TAGS:
+    gaps = (0, tags[0][1]), (tags[1][2], tags[2][1]), (tags[3][2], end)
+    defects += ["text outside the blocks"] if any(completion[a:b].strip() for a, b in gaps) else []
+  elif not defects:
+    defects.append("tags out of order")
+  blocks, open_since = {"<reasoning>": [], "<answer>": []}, None
+  for (name, _, start), (after, stop, _) in zip(tags, (tags + [("", end, end)])[1:], strict=True):
+    if after == "</" + name[1:]:
+      blocks[name].append(completion[start:stop].strip())
+    elif name == "<reasoning>":
+      open_since = len(blocks["<answer>"])
+    elif name == "</reasoning>" and open_since is not None:
+      defects += ["answer inside reasoning"] if blocks["<answer>"][open_since:] else []
+      del blocks["<answer>"][open_since:]
+      open_since = None
+  defects += [f"blank {name[1:-1]}" for name, texts in blocks.items() if "" in texts]
+  reasoning = next((text for text in blocks["<reasoning>"] if text), None)
+  answers = list(dict.fromkeys(text for text in blocks["<answer>"] if text))
+  answer = answers[0] if answers else None
+  if len(answers) > 5 or any(not _same(other, answer) for other in answers[1:]):
+    answer = None
+    defects.append("answers disagree")
+  found = reasoning is not None or bool(answers)
+  return Parsed(reasoning, answer, "none" if not found else "partial" if defects else "exact", tuple(defects))
+
+
+# ---------------------------------------------------------------- Reading an answer
+
+# Spellings of one unit. Units are compared, not converted: "7200 cm" is not "72 m". Other nouns ("eggs") compare as words.
+_UNITS = {name: names.split()[0] for names in """m meter metre|km kilometer kilometre|cm centimeter centimetre|mm millimeter millimetre|mi mile|ft foot feet
+    |in inch inche|yd yard|g gram gramme|kg kilogram kilo|mg milligram|lb pound|oz ounce|t ton tonne|s sec second|min minute|h hr hour|d day|week|month|yr year
+    |l liter litre|ml milliliter millilitre|$ usd dollar buck|¢ cent|€ eur euro|£ gbp|¥ jpy yen|₹ inr rupee|% percent pct|c celsiu|f fahrenheit|° degree deg
+    |j joule|kj kilojoule|w watt|kw kilowatt|n newton|v volt|amp ampere|hz hertz|pa pascal|ω ohm|k kelvin|^2 square sq|^3 cubic""".split("|")
+          for name in names.split()}
+_SCALES = {"hundred": 100, "dozen": 12, "k": 10**3, "thousand": 10**3, "million": 10**6, "mn": 10**6, "billion": 10**9, "bn": 10**9, "trillion": 10**12}
+_WORDS = {w: i for i, w in enumerate(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
+_WORDS |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+# Words that can't be part of a unit: they make another claim of the number, a second number, or take it back.
+_NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less more fewer greater about approximately approx around wait actually maybe either
+    between minus plus time times divided remainder if unless except wrong incorrect false true yes least most at over under above below up then though
+    however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x
+    infinity nan first nope because since so""".split()) | set(_WORDS) | set(_SCALES) - {"k"}
+_HEDGES = set("but however wait actually or maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
+
+_N = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:[ ]\d{3})+|\d+)(?:\.\d*)?|\.\d+"
+_NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
+    (?:(?P<whole>\d+)[ ](?:and[ ])?)?(?P<top>{_N})[ ]?/[ ]?(?P<bottom>{_N})
+  | 10\^(?P<power>[-+]?\d+)
+  | (?P<n>{_N})(?:e(?P<e>[-+]?\d+)|[ ]?[x×*·][ ]?10\^(?P<p>[-+]?\d+))?
+  )(?P<rest>.*)""", re.VERBOSE | re.ASCII | re.DOTALL)
+_UNIT = re.compile(r"[^\W\d_]+|(?<=[^\W\d_])\^?[23](?![\w.])|[°%$€£¥₹¢]")
+_PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
+                     r"(?: is| equals|:|=| )*|it is |it's |[a-z] ?= ?|= ?)")
+_CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:)(?: (.+))?|([a-j])")
+_YES_NO = re.compile(r"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*))?")
+_TOKEN = re.compile(r"[^\W_]+(?:[.,:'][^\W_]+)*|[^\w\s]")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_SUPER = re.compile("[⁰¹²³⁴-⁹⁻]+")
+_PLAIN = str.maketrans({"−": "-", "–": "-", "‒": "-", "—": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "⁄": "/", **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad")})
+_LATEX = [(re.compile(p), r) for p, r in (
+    (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"), (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"),
+    (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","), (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "),
+    (r"\\([%$#&{}_])", r"\1"))]
+Value = collections.namedtuple("Value", "kind value unit")
+
+
+def _clean(text):
+  r"""Takes the typography off an answer: LaTeX, markdown, quotes, odd spaces and dashes, "the answer is". "**\boxed{\frac12}**." -> "1/2" """
+  if not text.isascii():
+    text = _SUPER.sub(lambda m: "^" + unicodedata.normalize("NFKC", m[0]).replace("−", "-"), text)
+    text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
+    text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
+  text = text.strip()
+  if text.count("**") % 2 == 0:  # pairs are bold; a single one would be a power
+    text = re.sub(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\w)", "", text)
+  if "\\" in text or "{" in text:
+    for pattern, replacement in _LATEX:
+      text = pattern.sub(replacement, text)
+  for i in range(4):
+    before, text = text, text.strip(" \n\t`\"'")
+    if text.endswith(".") and not text.endswith(".."):
+      text = text[:-1]
+    if len(text) > 2 and text[0] == text[-1] and text[0] in "$*_":
+      text = text.strip(text[0])
+    if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
+      text = text[boxed.end():-1]
+    if text == before:
+      break
+  text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
+  if prefix := _PREFIX.match(text):
+    text = text[prefix.end():].strip(" $*`\"") if text.endswith(("$", "*", "`", '"')) else text[prefix.end():]
+  if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
+    text = text[boxed.end():-1].strip()
+  return text
+
+
+def _fraction(digits, exponent="0"):
+  """Exact value of ASCII digits, or None over the caps or for a zero divisor. ("1,200.50", "-1") -> Fraction(12005, 100)"""
+  if len(digits) > MAX_DIGITS or len(exponent) > 5 or abs(int(exponent)) > MAX_EXPONENT:
+    return None
+  digits = digits.replace(",", "").replace(" ", "")
+  value = Fraction(int(digits) if digits.isdigit() else digits)
+  return value if exponent == "0" else value * Fraction(10) ** int(exponent)
+
+
+def _unit(text):
+  """The names of what follows a number, None if that is no unit. " kilometers per hour" -> {"km", "h"}; " or 14" -> None"""
+  text = text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h")
+  names = ["^" + w[-1] if w[-1] in "23" else w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w for w in _UNIT.findall(text)]
+  odd = _UNIT.sub("", text).strip(" /·-") or not names and text.strip() or text[0].isalpha() and names[0] not in _UNITS
+  if odd or len(names) > 6 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w in names):
+    return None
+  names = frozenset(_UNITS.get(w, w) for w in names if w not in ("a", "an", "the", "of", "per", "each", "every"))
+  return names - {"°"} if names & {"c", "f"} else names
+
+
+def _number_words(words):
+  """(value, words used) of leading number words, (None, 0) where there are none. ["three", "hundred", "and", "five", "eggs"] -> (305, 4)"""
+  total, group, used, last = 0, None, 0, math.inf
+  for i, word in enumerate(words):
+    if word in _WORDS and (group is None or group and (group % 100 == 0 or group % 100 >= 20 and group % 10 == 0 and 0 < _WORDS[word] < 10)):
+      group = (group or 0) + _WORDS[word]
+    elif word == "hundred" and group and group < 100:
+      group *= 100
+    elif word in ("thousand", "million", "billion", "trillion") and group and _SCALES[word] < last:
+      total, group, last = total + group * _SCALES[word], None, _SCALES[word]
+    elif word in ("a", "an") and i == 0 and words[1:2] and words[1] in _SCALES:
+      group = 1
+    elif word != "and" or not used or (group or 0) % 100 or words[i + 1:i + 2] == [] or words[i + 1] not in _WORDS:
+      break
+    used = i + 1
+  return (Fraction(total + (group or 0)), used) if used else (None, 0)
+
+
+def _read_number(text):
+  """A Value of kind "number", None if the text is not one from end to end. "$1.5 million" -> Value("number", 1500000, {"$"})"""
+  if m := _NUMBER.match(text):
+    parts = [_fraction(m[name], exponent) for name, exponent in (("whole", "0"), ("top", "0"), ("bottom", "0"), ("n", m["e"] or m["p"] or "0")) if m[name]]
+    if m["power"]:
+      parts = [_fraction("1", m["power"])]
+    if None in parts or m["bottom"] and not parts[-1] or m["sign"] and m["sign2"]:
+      return None
+    value = parts[0] if len(parts) == 1 else parts[-2] / parts[-1] + (parts[0] if m["whole"] else 0)
+    value, rest = -value if "-" in (m["sign"], m["sign2"]) else value, m["rest"]
+  else:
+    words = text.replace("-", " ").split(" ")
+    if words[0] in ("minus", "negative"):
+      number = len(words) > 1 and words[1] not in ("minus", "negative") and _read_number(" ".join(words[1:]))
+      return number._replace(value=-number.value) if number else None
+    value, used = _number_words(words)
+    if value is None:
+      return None
+    rest = " ".join(["", *words[used:]])
+  scale = re.match(r"k(?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
+  if scale:
+    value, rest = value * _SCALES[scale[0].strip(" -")], rest[scale.end():]
+  unit = _unit(rest + " " + (m["currency"] if m else ""))
+  return None if unit is None else Value("number", value, unit)
+
+
+@functools.lru_cache(maxsize=8192)  # a group shares its reference, and its completions share their answers
+def _read(text):
+  """What an answer says: a Value of kind number, yes_no, choice, list or text; None if it says nothing. "Yes." -> Value("yes_no", True, None)"""
+  if len(text) > MAX_ANSWER:
+    return None
+  text = _clean(text)
+  if not text or re.fullmatch(r"[-+]?(?:nan|inf|infinity|∞|\\infty)", text):
+    return None
+  if number := _read_number(text):
+    return number
+  if m := _YES_NO.fullmatch(text):
+    yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or ""))
+    denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true"}
+    return None if rest & (denied | _HEDGES | {"?"}) else Value("yes_no", yes, None)
+  if m := _CHOICE.fullmatch(text):
+    return Value("choice", m[1] or m[3], m[2] or "")
+  left, equals, right = text.rpartition("=")
+  if equals and left.count("=") == 0 and not left.endswith(("<", ">", "!")):  # "6 * 7 = 42", if it holds
+    number, expected = _read_number(right.strip()), _arithmetic(left)
+    if number and expected is not None and number.value == expected:
+      return number
+  bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
+  items = [_read_number(item.strip()) for item in re.split(r"[,;]| and ", text[1:-1] if bracket else text)]
+  if all(items) and (len(items) > 1 or bracket == "{"):
+    return Value("list", tuple(items), bracket)
+  text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)))
+  tokens = [t.replace("'", "") if t[0].isdigit() else t.replace("'", "").replace(".", "") for t in _TOKEN.findall(text)]
+  words = [t for t in tokens if t not in tuple('.,;:"') and t not in ("a", "an", "the")]
+  if words and words[-1] == "!" and not any(c.isdigit() for c in text):
+    words.pop()
+  return Value("text", " ".join(words or tokens), None)
+
+
+def _equal(got, want, tolerance=0):
+  """True if one Value answers another; `tolerance` is relative to the wanted number and applies to numbers only."""
+  if got is None or want is None:
+    return False
+  if got.kind == "choice" != want.kind:  # "B) 42" also says 42
+    return _equal(_read(got.unit), want, tolerance) if got.unit else False
+  if want.kind == "choice" != got.kind:
+    return _equal(got, _read(want.unit), tolerance) if want.unit else False
+  if got.kind != want.kind:
+    return False
+  if got.kind == "number":
+    known, wanted = ({n for n in v.unit if n in _UNITS} for v in (got, want))
+    if got.unit and want.unit and (known != wanted or not (got.unit <= want.unit or want.unit <= got.unit)):
+      return False
+    if got.unit == {"%"} and not want.unit and got.value == 100 * want.value or want.unit == {"%"} and not got.unit and want.value == 100 * got.value:
+      return True  # 50% is 0.5, as well as the 50 of someone who asked for percent
+    return abs(got.value - want.value) <= abs(want.value) * Fraction(str(tolerance))
+  if got.kind == "choice":
+    return got.value == want.value and (not got.unit or not want.unit or _same(got.unit, want.unit))
+  if got.kind == "list":
+    if got.unit and want.unit and got.unit != want.unit or len(got.value) != len(want.value):
+      return False
+    key = lambda v: (v.value, sorted(v.unit))
+    a, b = (got.value, want.value) if "(" in got.unit + want.unit or "[" in got.unit + want.unit else (sorted(got.value, key=key), sorted(want.value, key=key))
+    return all(_equal(x, y) for x, y in zip(a, b, strict=True))
+  return got.value == want.value
+
+
+def _same(text, reference, tolerance=0):
+  """True if an answer's text says what the reference says. ("$1,200.00", "1200") -> True"""
+  return _equal(_read(text), _read(reference), tolerance)
+
+
+def _reference(answer):
+  """A row's answer as text, None where it has none (None, "", NaN). True -> "yes" """
+  if answer is None or answer != answer:
+    return None
+  return ("yes" if answer else "no") if isinstance(answer, bool) else str(answer).strip() or None
+
+
+def is_correct(completion, answer):
+  """True if the answer block, and nothing but it, says exactly what `answer` says; False without an answer.
+
+  is_correct("<reasoning>6 * 7</reasoning><answer>42.0 eggs</answer>", "42") -> True
+  """
+  return is_close(completion, answer, tolerance=0)
+
+
+def is_close(completion, answer, tolerance=0.1):
+  """True if the answer block is right, or a number within `tolerance` of the reference (relative; a reference of 0 has to be met).
+
+  is_close("<reasoning>6 * 7</reasoning><answer>40</answer>", "42") -> True
+  """
+  parsed, reference = parse(completion), _reference(answer)
+  return parsed.answer is not None and reference is not None and _same(parsed.answer, reference, tolerance)
+
+
+# ---------------------------------------------------------------- What a text is made of
+
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+(?:[.,]\d+)*")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_FUNCTION = set("""a an the of to in on at by for from with and or but not is are was were be been am as it its this that these those he she they we you i his her
+    their our your my me him them us do does did has have had will would can could should may might must if than so there here what which who how when where why
+    all each every both no one into out up about over after before such also just very more most some any""".split())
+# Words that announce reasoning without being any; they earn nothing, however many there are.
+_MARKERS = set("""step steps first firstly second secondly third next then finally lastly therefore thus hence because since let lets let's think thinking reasoning
+    reason answer final conclusion conclude consider furthermore moreover additionally however overall need know see solve solution problem question given
+    following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want""".split())
+_EMPTY = _FUNCTION | _MARKERS
+_GRADER = re.compile(r"\b(?:dear grader|note to (?:the )?(?:grader|judge)|full (?:marks|score|credit|reward)|(?:give|award|assign) (?:me|this|it) (?:a |the )?(?:full|high|max|perfect|10|top)"
+                     r"|(?:ignore|disregard) (?:all |the )?(?:previous|prior|above)|reward model|(?:meets|satisfies) all (?:the )?(?:criteria|rubric)|perfect score|score: ?(?:10|1\.0|100))",
+                     re.IGNORECASE)
+
+
+class Text:
+  """A text's words, sentences and content, each found once and only when asked for."""
+
+  def __init__(self, text):
+    self.text = text or ""
+
+  @functools.cached_property
+  def words(self):
+    return _WORD.findall(self.text.lower())
+
+  @functools.cached_property
+  def sentences(self):
+    return [s for s in _SENTENCE.split(self.text) if s.strip()]
+
+  @functools.cached_property
+  def content(self):
+    """Stems of the words that mean something; the first six letters stand for a stem. "The boxes hold" -> {"boxe", "hold"}"""
+    return {w[:6].rstrip("s") for w in set(self.words) - _EMPTY if 2 < len(w) < 20 and w.isalpha()}
+
+  @functools.cached_property
+  def triples(self):
+    return set(zip(self.words, self.words[1:], self.words[2:], strict=False))
+
+  @functools.cached_property
+  def variety(self):
+    """Share of distinct word triples, squared: 1 when nothing repeats, near 0 for a loop. "a b c a b c a b c" -> 0.18"""
+    return (len(self.triples) / (len(self.words) - 2)) ** 2 if self.triples else 1.0
+
+  @functools.cached_property
+  def prose(self):
+    """Share of sentences of 3 to 50 words, faded out where words are not woven by function words. "cat dog sun moon" -> 0"""
+    woven = sum(w in _FUNCTION or w[0].isdigit() for w in self.words) / max(1, len(self.words))
+    good = sum(3 <= len(s.split()) <= 50 for s in self.sentences) / max(1, len(self.sentences))
+    return good * min(1.0, woven / 0.2)
+
+  @functools.cached_property
+  def honest(self):
+    """0 if the text addresses whoever grades it, else 1. "Give me full marks." -> 0"""
+    return 0.0 if _GRADER.search(self.text) else 1.0
+
+  @functools.cached_property
+  def equations(self):
+    """(stated equations that hold, stated equations). "6 * 7 = 42, 2 + 2 = 5" -> (1, 2)"""
+    held = stated = 0
+    at = self.text.find("=")
+    while at >= 0 and stated < 40:
+      window = self.text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
+      start = len(window.rstrip("0123456789 .,$+*/x×÷−-"))
+      part_of_more = start == 0 and at > 80 or start and (window[start - 1] in "()^" or window[start - 1].isalnum() and window[start:start + 1] != " ")
+      left = window[start:].rpartition(", ")[2].rpartition(". ")[2]
+      right = None if part_of_more else re.match(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)", self.text[at + 1:at + 40])
+      value = _arithmetic(left) if right else None
+      if value is not None:
+        stated += 1
+        shown = _fraction(right[1].rstrip(","))
+        places = len(right[1].partition(".")[2])
+        held += shown is not None and abs(value - shown) <= (Fraction(1, 10 ** places) if places else 0)
+      at = self.text.find("=", at + 1)
+    return held, stated
+
+
+_STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?)")
+
+
+def _arithmetic(text):
+  """Exact value of two or more numbers joined by + - * /, None for anything else. "16 - 3 * 4" -> 4"""
+  text, at, terms, steps = "+" + text.strip() if len(text) <= 100 else "", 0, [], 0
+  while m := _STEP.match(text, at):
+    operator, n, at, steps = m[1], _fraction(m[2]), m.end(), steps + 1
+    if n is None or operator in "/÷" and not n:
+      return None
+    if operator in "+-−":
+      terms.append(n if operator == "+" else -n)
+    else:
+      terms[-1] = terms[-1] / n if operator in "/÷" else terms[-1] * n
+  return sum(terms) if steps > 1 and at == len(text) else None
+
+
+# ---------------------------------------------------------------- Components: row -> [0, 1], or None where it does not apply
+
+
+_prompt = functools.lru_cache(maxsize=1024)(Text)  # a group shares its prompt
+
+
+class Row:
+  """One completion with all that its components look at."""
+
+  def __init__(self, prompt, completion, answer, task, confidence):
+    self.parsed, self.reference, self.task, self.given_confidence = parse(completion), _reference(answer), task, confidence
+    self.checked = ROUTES[task][self.reference is None] == "checked"
+    self.prompt, self.trace, self.answer = _prompt(prompt), Text(self.parsed.reasoning), Text(self.parsed.answer)
+    both = self.checked and self.parsed.answer is not None and self.reference is not None
+    self.right = both and _same(self.parsed.answer, self.reference)
+    self.near = both and (self.right or _same(self.parsed.answer, self.reference, 0.1))
+
+
+def correctness(row):
+  """1 right, 0.2 a number within 10%, 0 otherwise or without a reference. answer 40 for 42 -> 0.2"""
+  return 1.0 if row.right else NEAR_CREDIT if row.near else 0.0
+
+
+def number(row):
+  """1 the answer is the reference's number, 0.2 it is a single number at all, 0 it is none; drops out if the reference is none. "40" for 42 -> 0.2"""
+  want = row.reference and _read(row.reference)
+  if not want or want.kind != "number":
+    return None
+  got = row.parsed.answer and _read(row.parsed.answer)
+  return 0.0 if not got or got.kind != "number" else 1.0 if row.right else 0.2
+
+
+def format_(row):
+  """1 exact; 0.4 partial with an answer that can be read; 0.2 partial without; 0 none. "<answer>42</answer>" -> 0.4"""
+  return {"exact": 1.0, "partial": 0.4 if row.parsed.answer else 0.2, "none": 0.0}[row.parsed.format]
+
+
+def exact_format(row):
+  """1 exact, else 0. "<answer>42</answer>" -> 0"""
+  return float(row.parsed.format == "exact")
+
+
+def approximate_format(row):
+  """A quarter for each of the four tags that is there exactly once; halved by any other defect. "<answer>42</answer>" -> 0.5"""
+  tags = sum(d.startswith(("no <", "repeated <")) for d in row.parsed.defects)
+  return (4 - tags) / 4 * (0.5 if len(row.parsed.defects) > tags else 1.0)
+
+
+def trace(row):
+  """Reasoning quality: substance (content that is not the prompt's, equations that hold; six pieces are enough) times the share of stated
+  equations that hold, times variety, times 0.6 if the trace does not end at its answer, times 0 if it talks to the grader.
+
+  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> at most 0.1
+  """
+  text = row.trace
+  if not text.words or not text.honest:
+    return 0.0
+  held, stated = text.equations
+  substance = min(1.0, (len(text.content - row.prompt.content) + 3 * min(held, 2)) / 6)
+  fair = held / stated if stated else min(1.0, text.prose + 0.4)
+  tail, target = _TOKEN.findall(text.text[-200:].lower()), _TOKEN.findall((row.parsed.answer or "").lower())
+  short = len(target) <= 3 and target[:1] not in (["yes"], ["no"])  # a longer answer, or yes and no, need not be repeated in the trace
+  lands = not short or bool(set(target) & set(tail) - {"$", ".", "%", ","})
+  return substance * fair * text.variety * (1.0 if lands else 0.6)
+
+
+def coherence(row):
+  """Share of the trace's sentences that read as sentences, times variety. "The cat sat on the mat." -> 1, "cat dog sun moon" -> 0"""
+  return row.trace.prose * row.trace.variety * row.trace.honest
+
+
+def clarity(row):
+  """Steps: sentences of at most 40 words that bring content or an equation the sentences before did not; three are enough, times variety.
+  "Step 1. Step 2. Step 3." -> 0"""
+  seen, steps = set(row.prompt.content), 0
+  for sentence in row.trace.sentences:
+    part = Text(sentence)
+    new = part.content - seen
+    steps += len(part.words) <= 40 and (bool(new) or "=" in sentence and part.equations[0] > 0)
+    seen |= new
+    if steps == 3:
+      break
+  return steps / 3 * row.trace.variety * row.trace.honest
+
+
+_STATED = re.compile(r"\bconfidence\b[^\d\n]{0,20}(\d{1,3}(?:\.\d{1,6})?)[ ]?(%?)", re.IGNORECASE)
+
+
+def confidence(row):
+  """Brier score 1 - (p - right)^2 of a probability that the caller passes or the completion states ("Confidence: 90%"); drops out
+  where there is none. p = 0.9 -> 0.99 if right, 0.19 if wrong"""
+  p = row.given_confidence
+  if p is None and (m := _STATED.search(row.trace.text)):
+    p = float(m[1]) / (100 if m[2] or float(m[1]) > 1 else 1)
+  return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
+
+
+def open_ended(row):
+  """Soft rubric of an answer that nothing can check: the geometric mean of relevance, completeness, specificity and coherence, times the
+  gates variety, novelty (not the prompt's words again), originality (not the trace again), trace and grader. A criterion that is missed
+  altogether takes the rest down with it; lengths saturate within a few sentences.
+
+  A short poem about the sea when asked for one, after a thought or two -> 0.7 to 1; the question again, a list of words, an essay on
+  something else -> below 0.3
+  """
+  text, asked = row.answer, row.prompt.content
+  if not text.words:
+    return 0.0
+  met = len(asked & (text.content | row.trace.content)) / min(3, len(asked)) if asked else 1.0
+  relevance = min(1.0, met) if not asked or asked & text.content else 0.5 * min(1.0, met)
+  completeness = min(1.0, 0.25 + len(text.content) / 12)
+  specificity = min(1.0, 0.25 + len({w for w in text.words if len(w) > 5 or w[0].isdigit()} - _MARKERS) / 6)
+  code = row.task == "coding" and re.search(r"[(){}\[\]=;<>]", text.text)
+  coherent = 0.9 if code else text.prose
+  merit = math.prod(max(0.05, c) for c in (relevance, completeness, specificity, coherent)) ** 0.25
+  novelty = min(1.0, 2 * len(text.content - asked) / max(1, len(text.content)))
+  originality = 0.4 if text.triples and len(text.triples & row.trace.triples) > 0.6 * len(text.triples) else 1.0
+  thought = 0.6 + 0.4 * min(1.0, len(row.trace.content - asked) / 4) * row.trace.variety
+  thought *= 1.0 if row.trace.prose > 0.2 else 0.5
+  thought *= 1.0 if relevance else 0.4  # neither the answer nor the trace mentions what was asked
+  return merit * text.variety * novelty * originality * thought * text.honest * row.trace.honest
+
+
+COMPONENTS = {"format": format_} | {f.__name__: f for f in (correctness, number, exact_format, approximate_format, trace, coherence, clarity, confidence, open_ended)}
+
+
+# ---------------------------------------------------------------- Presets
+
+
+def parse_weights(text):
+  """A --reward_weights value as a dict; ValueError names a part that is not name=number. "format=0.3,correctness=0.5" -> {"format": 0.3, "correctness": 0.5}"""
+  weights = {}
+  for part in filter(None, (p.strip() for p in (text or "").split(","))):
+    name, _, value = part.partition("=")
+    try:
+      weights[name.strip()] = float(value)
+    except ValueError:
+      raise ValueError(f"reward weight {part!r} is not of the form component=number") from None
+  return weights
+
+
+def resolve_weights(preset, weights=None):
+  """A preset's weights with those in `weights` put in their place; the ones that are not named stay. ("router", {"trace": 0}) -> {..., "trace": 0}
+
+  ValueError: unknown preset, a component that the preset does not have, a negative or not finite weight, or nothing left above 0.
+  """
+  if preset not in PRESETS:
+    raise ValueError(f"unknown preset {preset!r}; presets: {', '.join(PRESETS)}")
+  for name, weight in (weights or {}).items():
+    if name not in PRESETS[preset]:
+      raise ValueError(f"preset {preset} has no component {name!r}; its components: {', '.join(PRESETS[preset])}")
+    if not 0 <= weight < math.inf:
+      raise ValueError(f"weight of {name} must be a number from 0 up, not {weight}")
+  resolved = PRESETS[preset] | dict(weights or {})
+  if not any(resolved.values()):
+    raise ValueError(f"all weights of preset {preset} are 0")
+  return resolved
+
+
+def _shelf(row, weights):
+  """The factor that keeps right before well written. A right, well-formed completion is sure of `floor`, the weight share of its SURE
+  components (the least it can be: as if every other component applied and gave 0). Half the floor for a wrong completion, and three
+  quarters for a malformed right one, stay below that, whatever else they earn; so does a malformed completion of an unchecked row.
+
+  router: right and exact -> 1 (total at least 0.9); right but malformed -> 0.675; wrong -> 0.45 (total at most 0.2)
+  """
+  exact = row.parsed.format == "exact"
+  if not row.checked or not weights["correctness"]:
+    return 1.0 if exact else 0.75
+  weights = {name: weight for name, weight in weights.items() if name != "open_ended"}
+  floor = sum(weight for name, weight in weights.items() if name in SURE) / sum(weights.values())
+  return 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
+
+
+@functools.lru_cache(maxsize=4096)  # the reward functions of a preset ask for the same row one after the other
+def _evaluate(prompt, completion, answer, task, preset, weights, confidence_given):
+  """(component values, contributions that add up to the total) of a row, for the components that apply to it."""
+  if task not in ROUTES:
+    raise ValueError(f"unknown task {task!r}; tasks: {', '.join(ROUTES)}")
+  row = Row(prompt, completion, answer, task, confidence_given)
+  weights = resolve_weights(preset, dict(weights))
+  judged = [name for name in weights if name != "open_ended" and (row.checked or name not in NEED_CHECK) or name == "open_ended" and not row.checked]
+  values = {name: value for name in judged if (value := COMPONENTS[name](row)) is not None}
+  applied = {name: weights[name] for name in values}
+  whole = sum(applied.values())
+  shares = {name: weight / whole if whole else 0.0 for name, weight in applied.items()}
+  while sum(shares.values()) > 1:  # rounding must not lift the total over 1
+    heaviest = max(shares, key=shares.get)
+    shares[heaviest] = math.nextafter(shares[heaviest], 0)
+  factor = _shelf(row, weights)
+  return values, {name: factor * share * values[name] for name, share in shares.items()}
+
+
+def _row(prompt, completion, answer, task, preset, weights, confidence_given):
+  return _evaluate(str(prompt), str(completion), _reference(answer), task if task is None else str(task), preset, tuple(sorted((weights or {}).items())), confidence_given)
+
+
+def score(prompt, completion, answer, task, preset="router", weights=None, **extra):
+  """Every component that applies to the row, by name and in [0, 1], and their weighted "total" in [0, 1].
+
+  `prompt` is the bare question; `answer` None or "" is a row without one; `extra["confidence"]` is the policy's probability of its answer.
+  ValueError: unknown task, preset or component.
+
+  score("What is 6 * 7?", "<answer>42</answer>", "42", "math") -> {"correctness": 1.0, "format": 0.4, "trace": 0.0, "total": 0.53}
+  """
+  values, parts = _row(prompt, completion, answer, task, preset, weights, extra.get("confidence"))
+  return values | {"total": float(sum(parts.values()))}
+
+
+def reward_fns(preset, weights=None):
+  """One reward function per component, in Tunix's and TRL's signature; over all of them a row's rewards add up to score(...)["total"].
+
+  Each returns the component's weighted contribution (0 where it does not apply) and is named after it. A column `confidence` is passed on.
+  ValueError: as `resolve_weights`.
+
+  [f.__name__ for f in reward_fns("router")] -> ["correctness", "open_ended", "format", "trace"]
+  """
+  resolve_weights(preset, weights)
+
+  def make(name):
+    def fn(prompts, completions, answer, task, question, **kwargs):
+      del prompts  # the chat text; relevance and novelty are measured against the bare question
+      stated = kwargs.get("confidence")
+      stated = [None] * len(completions) if stated is None else stated
+      return [float(_row(q, c, a, t, preset, weights, p)[1].get(name, 0.0)) for q, c, a, t, p in zip(question, completions, answer, task, stated, strict=True)]
+    fn.__name__ = fn.__qualname__ = name
+    return fn
+
+  return [make(name) for name in PRESETS[preset]]
+
+
+# ---------------------------------------------------------------- Script
+
+SAMPLES = [  # (what it shows, question, completion, answer, task)
+    ("right", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nSeven boxes of six eggs make 6 * 7 = 42 eggs.\n</reasoning>\n<answer>\n42\n</answer>", "42", "math"),
+    ("near", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nSeven boxes of six eggs make 6 * 7 = 40 eggs.\n</reasoning>\n<answer>\n40\n</answer>", "42", "math"),
+    ("two answers", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nIt could be either.\n</reasoning>\n<answer>\n42 or 43\n</answer>", "42", "math"),
+    ("no tags", "A box holds 6 eggs. How many eggs are in 7 boxes?", "Seven boxes hold 42 eggs.", "42", "math"),
+    ("yes", "Can a cell fit inside a shoebox?", "<reasoning>\nA typical cell is a few micrometers wide, and a shoebox is over twenty centimeters long.\n</reasoning>\n<answer>\nYes\n</answer>", "yes", "common_sense"),
+    ("poem", "Write two lines about the sea.", "<reasoning>\nI want an image of waves and of the evening light, with a quiet ending.\n</reasoning>\n<answer>\nThe sea folds silver over sleeping stone,\nand every wave it lends, it calls back home.\n</answer>", None, "creative"),
+    ("stuffing", "Write two lines about the sea.", "<reasoning>\nFirst, therefore, step 1. Next, thus, step 2.\n</reasoning>\n<answer>\nsea sea lines two sea write lines\n</answer>", None, "creative"),
+]
+
+
+def define_flags(fv):
+  from absl import flags
+  flags.DEFINE_string("input", "", "JSON lines with completion, question (or prompt), answer, task. Empty: built-in samples under every preset.", flag_values=fv)
+  flags.DEFINE_enum("preset", "router", list(PRESETS), "Which components count, and how much.", flag_values=fv)
+  flags.DEFINE_string("reward_weights", "", "Weights put in place of the preset's, such as format=0.3,correctness=0.5. Empty: the preset's own.", flag_values=fv)
+
+
+def _line(label, values):
+  return f"{label:<14} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+
+
+def main(fv):
+  try:
+    weights = parse_weights(fv.reward_weights)
+    resolve_weights(fv.preset, weights)
+  except ValueError as error:
+    raise SystemExit(f"--reward_weights: {error}") from None
+  if not fv.input:
+    for preset in PRESETS:
+      print(f"{preset}")
+      for label, question, completion, answer, task in SAMPLES:
+        print("  " + _line(label, score(question, completion, answer, task, preset, weights if preset == fv.preset else None)))
+    return
+  sums, counts, rows, bad = collections.Counter(), collections.Counter(), 0, 0
+  try:
+    file = open(fv.input, encoding="utf-8")
+  except OSError as error:
+    raise SystemExit(f"--input: cannot read {fv.input}: {error.strerror}") from None
+  with file:
+    for i, text in enumerate(file, 1):
+      if not text.strip():
+        continue
+      try:
+        row = json.loads(text)
+        if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
+          raise ValueError("no completion")
+        question = row.get("question", row.get("prompt"))
+        if not isinstance(question, str):
+          raise ValueError("no question (or prompt)")
+        values = score(question, row["completion"], row.get("answer"), row.get("task"), fv.preset, weights)
+      except ValueError as error:  # JSONDecodeError is one too
+        print(f"{fv.input}:{i}: skipped: {error}", file=sys.stderr)
+        bad += 1
+        continue
+      rows += 1
+      print(_line(f"line {i}", values))
+      sums.update(values)
+      counts.update(values.keys())
+  print(f"\n{fv.preset}: {rows} completions, {bad} bad lines")
+  for name in [*PRESETS[fv.preset], "total"]:
+    print(f"  {name:<20} n {counts[name]:>6}  mean {sums[name] / counts[name]:.3f}" if counts[name] else f"  {name:<20} n      0")
+  if bad:
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+  from data import run_script  # here, so that importing this file needs nothing but the standard library
+  run_script(main, define_flags)
