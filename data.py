@@ -55,7 +55,7 @@ INSTRUCTION = (
     "Then give the final answer between <answer> and </answer>."
 )
 SYNTHETIC_COUNT = {"train": 20_000, "validation": 1_000, "test": 1_000}  # without a limit
-SYNTHETIC_CAPACITY = {"train": 100_000, "validation": 10_000, "test": 10_000}  # fits the easy level, the smallest
+SYNTHETIC_CAPACITY = {"train": 60_000, "validation": 6_000, "test": 6_000}  # fits the easy level, the smallest
 SYNTHETIC_TASKS = {  # share of each task; one that runs out of questions leaves its room to the others
     "math": 0.40, "logic": 0.15, "science": 0.20, "common_sense": 0.10,
     "creative": 0.05, "summarization": 0.04, "coding": 0.03, "other": 0.03,
@@ -426,7 +426,7 @@ def mixture(parts, seed: int, count: int | None = None) -> list[Example]:
 # Easy is one or two steps in one short line, so that a model of a million parameters learns it in minutes; hard is
 # three to five. Most families are templates, `question -> steps`, that `fill` reads:
 #   [x|y]         one of them;   {who} {you} {they} {what} {more} {thing} {color} {animal} {beast} {day} {did}   words
-#   {a} to {f}    2 to 9, 12 or 20, by level  {k} {m} {n}   2 to 20, 60 or 200     {p}   10, 20, 25 or 50
+#   {a} to {f}    2 to 9, 12 or 20, by level  {k} {m} {n}   2 to 12, 60 or 200     {p}   10, 20, 25 or 50
 #   m + n; _ / a  two lines of reasoning; `_` is the line before; the last is the answer
 #   t = m + n     a line whose result has a name; with := it is only given, not shown
 #   ? h >= n      a comparison that ends in yes or no ({s} is as often below 0 as not)
@@ -679,7 +679,7 @@ def fill(rng: random.Random, level: int, templates: tuple[list[str], ...]) -> tu
   lines = None
   while lines is None:
     values = {name: rng.randint(2, (9, 12, 20)[level]) for name in "abcdef"}
-    values.update({name: rng.randint(2, (20, 60, 200)[level]) for name in "kmn"}, p=rng.choice((10, 20, 25, 50)))
+    values.update({name: rng.randint(2, (12, 60, 200)[level]) for name in "kmn"}, p=rng.choice((10, 20, 25, 50)))
     values["s"] = rng.randint(-8, -1) if rng.random() < 0.5 else rng.randint(0, 8)
     lines = steps.format(**words, **values).split("\n") if answer else work_out(steps, values)
   return question.format(**words, **values), lines, answer[0].format(**words, **values) if answer else str(values["_"])

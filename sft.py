@@ -53,7 +53,7 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "data": ("synthetic:easy", "gsm8k"),
     "lora_rank": (0, 64),
     "lora_alpha": (0.0, 64.0),
-    "learning_rate": (3e-3, 2e-4),
+    "learning_rate": (4e-3, 2e-4),
     "batch_size": (32, 16),
     "max_steps": (500, 500),
     "max_prompt_length": (64, 256),
@@ -570,9 +570,9 @@ def with_float32_master(inner: optax.GradientTransformation) -> optax.GradientTr
 
 def make_optimizer(fv: absl_flags.FlagValues) -> tuple[optax.GradientTransformation, Callable[[int], float]]:
   """(AdamW with clipping on float32 masters, its learning-rate schedule: warm-up, then cosine to a tenth)."""
-  schedule = optax.warmup_cosine_decay_schedule(
-      0.0 if fv.warmup_fraction else fv.learning_rate, fv.learning_rate, int(fv.max_steps * fv.warmup_fraction), max(fv.max_steps, 1),
-      0.1 * fv.learning_rate)
+  warmup = int(fv.max_steps * fv.warmup_fraction)
+  # From one part of the peak, not from zero: a step at learning rate zero is a step paid for nothing.
+  schedule = optax.warmup_cosine_decay_schedule(fv.learning_rate / (warmup + 1), fv.learning_rate, warmup, fv.max_steps, 0.1 * fv.learning_rate)
   adamw = optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=fv.weight_decay)
   clip = optax.clip_by_global_norm(fv.max_grad_norm) if fv.max_grad_norm else optax.identity()
   return with_float32_master(optax.chain(clip, adamw)), schedule
