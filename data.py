@@ -203,8 +203,10 @@ def _rows_of_split(source: str, split: str, task: str | None, validation_fractio
   if split == "test":
     return examples
   # Held out are the rows below the fraction, and never none of them where a share was asked for.
-  bound = max(validation_fraction, min(_hash01(e.question) for e in examples) + 1e-12) if validation_fraction else 0
-  kept = [e for e in examples if (_hash01(e.question) < bound) == (split == "validation")]
+  # Salted, because the hash of a synthetic question has already chosen its split: a written train set has none below 0.2.
+  place = [_hash01("held out " + e.question) for e in examples]
+  bound = max(validation_fraction, min(place) + 1e-12) if validation_fraction else 0
+  kept = [e for e, x in zip(examples, place) if (x < bound) == (split == "validation")]
   if not kept:
     raise ValueError(
         f"{source}: none of its {len(examples)} rows is left for {split} "
@@ -866,7 +868,7 @@ _CONFIGS = {
     "gemma3": _CONFIG | {"vocab_size": 262208, "max_position_embeddings": 131072, "rope_theta": 1e6,
                          "rope_local_base_freq": 1e4, "rope_scaling": None, "attn_logit_softcapping": None,
                          "final_logit_softcapping": None}}
-_TINY = {"model_type": "gemma3_text", "vocab_size": 768, "hidden_size": 128, "intermediate_size": 512,
+_TINY = {"model_type": "gemma3_text", "vocab_size": 768, "hidden_size": 128, "intermediate_size": 256,
          "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32,
          "query_pre_attn_scalar": 32, "sliding_window": 512, "max_position_embeddings": 8192}
 _CONTROL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
@@ -1074,10 +1076,10 @@ def write_random_model(folder, config: dict, seed: int = 0) -> pathlib.Path:
 def _tiny_texts() -> tuple[list[str], list[str]]:
   """Returns what the tiny tokenizer is trained on, and the strings therein that become one token each.
 
-  The instruction is the same in every prompt; spelled out, it would be half of each tiny sequence.
+  What stands before and after the question is the same in every prompt; spelled out, it would be half of each tiny sequence.
   """
   examples = load("synthetic:easy", "train", seed=0, limit=4000)
-  return [format_prompt(e.question) + format_target(e) for e in examples], [INSTRUCTION]
+  return [format_prompt(e.question) + format_target(e) for e in examples], format_prompt("?").split("?")
 
 
 def _train_tokenizer(texts: list[str], constants: list[str], vocab_size: int):

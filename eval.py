@@ -36,8 +36,8 @@ import sft
 
 DEFAULTS = {  # flag: (tiny, Gemma)
     "data": ("synthetic:easy", "gsm8k"),
-    "max_prompt_length": (64, 256),
-    "max_completion_length": (64, 768),
+    "max_prompt_length": (48, 256),
+    "max_completion_length": (48, 768),
     "batch_size": (256, 64),
 }
 LEGS = ("runs/sft", "runs/math", "runs/mixed")
@@ -53,7 +53,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("ckpt", None, "Run or step folders, comma-separated; base is the untouched model (default: base and the legs found in runs/).")
   string("model", None, "As in sft.py (default: the model of the checkpoints, else tiny).")
   string("data", None, "As in sft.py; of a file all rows are used." + by_model("data"))
-  integer("limit", 1000, "Prompts evaluated, at most; 0: all.")
+  integer("limit", 1500, "Prompts evaluated, at most; 0: all.")
   string("out", "runs/base", "Folder for the results when no run folder is named in --ckpt.")
   # How
   integer("max_prompt_length", None, "Tokens of a prompt; longer ones are dropped and counted." + by_model("max_prompt_length"))
@@ -132,6 +132,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Data ---
   examples = [] if fv.interactive else data.load(fv.data, "test", seed=fv.seed, limit=fv.limit or None)
   folder = data.resolve_model(fv.model)
+  sft.check_model(folder, fv.max_prompt_length + fv.max_completion_length)
   tokenizer = sft.load_tokenizer(folder)
   prompts = []
   if examples:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator
 
 from absl import flags as absl_flags
 from flax import nnx
@@ -45,16 +45,20 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "lora_rank": (0, 64),
     "lora_alpha": (0.0, 64.0),
     "learning_rate": (3e-4, 1e-6),
-    "batch_size": (16, 4),
+    "batch_size": (32, 4),
     "num_generations": (8, 4),
-    "max_steps": (60, 500),
-    "max_prompt_length": (64, 256),
-    "max_completion_length": (64, 512),
+    "max_steps": (75, 500),
+    "temperature": (1.0, 0.9),
+    "max_prompt_length": (48, 256),
+    "max_completion_length": (48, 512),
     "beta": (0.02, 0.1),
-    "eval_every": (20, 50),
+    "skip_zero_variance": (True, False),
+    "eval_every": (10, 50),
 }
-# What the mixed leg of a Gemma reads when --data is left open: mathematics, yes/no reasoning, and open-ended requests.
-MIXED_DATA = "math=gsm8k,logic=ChilleD/StrategyQA,other=databricks/databricks-dolly-15k"
+MIXED_DEFAULTS = {  # where the mixed stage differs: mathematics, yes/no reasoning and open-ended requests
+    "data": ("synthetic:easy", "math=gsm8k,logic=ChilleD/StrategyQA,other=databricks/databricks-dolly-15k"),
+    "max_steps": (30, 500),
+}
 BEFORE = {"math": "runs/sft", "mixed": "runs/math"}  # the leg that a stage starts from
 PRESET = {"math": "gsm8k", "mixed": "router"}
 
@@ -80,7 +84,9 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   integer("num_iterations", 1, "mu, optimiser steps on each rollout.")
   number("beta", None, "Weight of the KL divergence from the leg's starting policy; 0: none, and no reference policy." + by_model("beta"))
   number("epsilon", 0.2, "Clip range of the probability ratio.")
-  number("temperature", 0.9, "Sampling temperature; the loss divides the logits by it too.")
+  absl_flags.DEFINE_bool("skip_zero_variance", None, "Leave groups with equal rewards out of the update, up to a quarter of the batch; they have no "
+                         "policy gradient, only a KL term. The loss is still divided by all of them." + by_model("skip_zero_variance"), flag_values=fv)
+  number("temperature", None, "Sampling temperature; the loss divides the logits by it too." + by_model("temperature"))
   integer("eval_every", None, "Steps between checks of greedy completions on held-out prompts." + by_model("eval_every"))
   integer("eval_prompts", 64, "Held-out prompts in such a check; 0: no checks.")
 
@@ -160,10 +166,14 @@ def policy_loss(model, batch, algo_config, pad_id, eos_id):
 class Learner(grpo_learner.GRPOLearner):
   """Tunix's GRPO learner with an explicit loop: rollout, reward, update, and one record per optimiser step."""
 
-  def __init__(self, *args, reference, mesh, micro_batch_size, limits, **kwargs):
+  def __init__(self, *args, reference, mesh, micro_batch_size, skip_zero_variance, limits, **kwargs):
     super().__init__(*args, **kwargs)
     self.rl_cluster.actor_trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "clip_fraction": np.mean})
     self._reference, self._mesh, self._micro_batch_size, self._limits = reference, mesh, micro_batch_size, limits
+    self._skip_zero_variance = skip_zero_variance
+    # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
+    quarters = sorted({-(-micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
+    self._kept_sizes = [n for n in quarters if n * self.algo_config.num_generations % mesh.shape["fsdp"] == 0]
     graphdef, temperature = nnx.graphdef(self.rl_cluster.actor_trainer.model), self.algo_config.temperature
     self._jitted_logps = jax.jit(lambda state, batch: sft.token_logps(nnx.merge(graphdef, state), batch, temperature))
 
@@ -201,15 +211,21 @@ class Learner(grpo_learner.GRPOLearner):
     exact = [rewards.parse(text).format == "exact" for text in out.text]
     rewarded = time.time()
 
-    batches, size = [], self._micro_batch_size * g
-    num_micro = len(rows) // size
-    prompt_ids = [p for p in training_input["prompt_ids"] for _ in range(g)]
-    for i in range(0, len(rows), size):
-      cut = slice(i, i + size)
-      batch = sft.make_batch(prompt_ids[cut], out.tokens[cut], self.rl_cluster.rollout.pad_id(), *self._limits)
+    equal = np.ptp(reward.reshape(-1, g), axis=1) == 0  # groups without a policy gradient
+    # Groups that teach something come first; dealt round, so that every micro-batch has its share of them.
+    order = np.argsort(equal, kind="stable") if self._skip_zero_variance else np.arange(len(examples))
+    num_micro = len(examples) // self._micro_batch_size
+    batches = []
+    for groups in (order[i::num_micro] for i in range(num_micro)):
+      if self._skip_zero_variance:
+        wanted = (~equal[groups]).sum()
+        groups = groups[:next(n for n in self._kept_sizes if n >= wanted)]
+      chosen = (groups[:, None] * g + np.arange(g)).reshape(-1)
+      batch = sft.make_batch([training_input["prompt_ids"][i // g] for i in chosen], [out.tokens[i] for i in chosen],
+                             self.rl_cluster.rollout.pad_id(), *self._limits)
       mask = batch["completion_mask"].astype(np.float32)
-      batch["advantages"] = advantages[cut]
-      batch["weights"] = mask / lengths[cut, None] / len(rows) * num_micro
+      batch["advantages"] = advantages[chosen]
+      batch["weights"] = mask / lengths[chosen, None] / len(rows) * num_micro
       batch["shares"] = mask / lengths.sum() * num_micro
       if self.algo_config.beta:
         batch["reference_logps"] = self._logps(self._reference, batch)
@@ -220,7 +236,7 @@ class Learner(grpo_learner.GRPOLearner):
         "reward": float(reward.mean()), **{f"reward/{name}": float(x.mean()) for name, x in parts.items()},
         "correct": float(np.mean(correct)) if correct else None, "format": float(np.mean(exact)),
         "completion_length": float(lengths.mean()), "truncated": float(truncated.mean()),
-        "zero_variance": float((np.ptp(reward.reshape(-1, g), axis=1) == 0).mean()), "tokens": int(lengths.sum()),
+        "zero_variance": float(equal.mean()), "tokens": int(lengths.sum()),
         "time/rollout": rolled - start, "time/reward": rewarded - rolled, "time/reference": time.time() - rewarded}
     samples = [{"task": e.task, "question": e.question, "answer": e.answer, "completion": text, "reward": float(r), "advantage": float(a),
                 **{f"reward/{name}": float(x[i]) for name, x in parts.items()}, "truncated": bool(truncated[i])}
@@ -269,10 +285,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   fv.init_ckpt = BEFORE[fv.stage] if fv.init_ckpt is None else fv.init_ckpt
   fv.out = fv.out or f"runs/{fv.stage}"
   fv.preset = fv.preset or PRESET[fv.stage]
-  if fv.data is None and fv.stage == "mixed" and fv.model != "tiny":
-    fv.data = MIXED_DATA
   parent_dir, parent = sft.find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
-  sft.resolve_flags(fv, DEFAULTS, parent)
+  sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent)
   sft.check_flags(fv)
   if fv.num_generations < 2:
     raise ValueError(f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group")
@@ -285,13 +299,14 @@ def main(fv: absl_flags.FlagValues) -> None:
   if fv.micro_batch_size * fv.num_generations % mesh.shape["fsdp"]:
     raise ValueError(f"--micro_batch_size={fv.micro_batch_size} x --num_generations={fv.num_generations} is not a multiple of the "
                      f"mesh's fsdp size {mesh.shape['fsdp']}")
-  run = sft.Run(fv, "grpo.py", str(parent_dir) if parent_dir else None, sft.flag_names(define_flags))
+  run = sft.Run(fv, "grpo.py", parent_dir, sft.flag_names(define_flags))
   if run.is_finished():
     return
 
   # --- Data ---
   parts, held_out = load_examples(fv, "train"), load_examples(fv, "validation")
   folder = data.resolve_model(fv.model)
+  sft.check_model(folder, fv.max_prompt_length + fv.max_completion_length)
   tokenizer = sft.load_tokenizer(folder)
   fits = lambda parts: [(sft.encode_prompts(tokenizer, rows, fv.max_prompt_length)[0], share) for rows, share in parts]
   parts = fits(parts)
@@ -315,8 +330,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Model ---
   model = sft.load_model(folder, mesh, dtype=fv.dtype, lora_rank=fv.lora_rank, lora_alpha=fv.lora_alpha, seed=fv.seed,
                          replicate_base=fv.replicate_base, remat=fv.remat)
-  if parent_dir:
-    sft.restore(model, parent_dir, fv.lora_rank)
+  if run.started_from():
+    sft.restore(model, run.started_from(), fv.lora_rank)
   reference = None
   if fv.beta:  # before the cluster restores a resumed run's weights: the reference is where the leg started
     graphdef, trained, rest = nnx.split(model, sft.trained_filter(fv.lora_rank), ...)
@@ -337,16 +352,16 @@ def main(fv: absl_flags.FlagValues) -> None:
               top_p=1.0, top_k=None, eos_tokens=list(tokenizer.stop_ids))))
   learner = Learner(
       rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, micro_batch_size=fv.micro_batch_size,
-      limits=(fv.max_prompt_length, fv.max_completion_length),
+      skip_zero_variance=fv.skip_zero_variance, limits=(fv.max_prompt_length, fv.max_completion_length),
       algo_config=grpo_learner.GRPOConfig(
           policy_loss_fn="relay_grpo", num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
           epsilon=fv.epsilon))
   trainer = cluster.actor_trainer
   first = trainer.train_steps
-  run.begin(first, started_from=str(parent_dir) if parent_dir else "base", batch={
+  run.begin(first, batch={
       "prompts_per_step": fv.batch_size, "completions_per_step": fv.batch_size * fv.num_generations,
       "micro_batches": fv.batch_size // fv.micro_batch_size, "prompts": pass_rows})
-  print(f"grpo {fv.stage}: {fv.model} from {parent_dir or 'the base'}, {pass_rows} prompts a pass, step {first} to {fv.max_steps} "
+  print(f"grpo {fv.stage}: {fv.model} from {run.info['started_from']}, {pass_rows} prompts a pass, step {first} to {fv.max_steps} "
         f"({fv.batch_size} prompts x {fv.num_generations} completions), mesh {dict(mesh.shape)}")
 
   def validate() -> dict[str, float]:

@@ -25,7 +25,10 @@ import pathlib
 import subprocess
 import sys
 import time
+import warnings
 from typing import Any, Callable, NamedTuple, Sequence
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Tunix imports it: it warns of a missing PyTorch
 
 from absl import flags as absl_flags
 from flax import nnx
@@ -44,6 +47,9 @@ from tunix.sft import peft_trainer
 import data
 import rewards
 
+# Tunix finds the mesh through this context manager, and jax.set_mesh is not the same to it.
+warnings.filterwarnings("ignore", message="`with mesh:`", category=DeprecationWarning)
+
 # The projections that the hackathon's judges restore; another path would be another adapter.
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"
 
@@ -56,9 +62,9 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "learning_rate": (4e-3, 2e-4),
     "batch_size": (32, 16),
     "max_steps": (500, 500),
-    "max_prompt_length": (64, 256),
-    "max_completion_length": (64, 512),
-    "eval_every": (100, 100),
+    "max_prompt_length": (48, 256),
+    "max_completion_length": (48, 512),
+    "eval_every": (125, 100),
 }
 
 
@@ -70,7 +76,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("out", "runs/sft", "Run folder. The same folder again continues the run.")
   string("init_ckpt", "", "Run or step folder to start from; empty: the untouched base.")
   integer("eval_every", None, "Steps between validation losses and format checks on held-out prompts.")
-  integer("eval_prompts", 32, "Held-out prompts in a format check.")
+  integer("eval_prompts", 32, "Held-out prompts in a format check; 0: no checks, only the loss.")
 
 
 def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]]) -> None:
@@ -140,9 +146,13 @@ def check_flags(fv: absl_flags.FlagValues) -> None:
   """Raises one ValueError that names everything wrong with the shared flags."""
   problems = []
   for name in ("batch_size", "micro_batch_size", "max_steps", "max_prompt_length", "max_completion_length", "max_hours",
-               "learning_rate", "save_every_minutes"):
+               "learning_rate", "save_every_minutes", "eval_every"):
     if fv[name].value <= 0:
       problems.append(f"--{name}={fv[name].value} must be positive")
+  if fv.seed < 0 or fv.eval_prompts < 0:
+    problems.append("--seed and --eval_prompts must not be negative")
+  if fv.lora_rank > 0 and fv.lora_alpha <= 0:
+    problems.append(f"--lora_alpha={fv.lora_alpha} must be positive: with it the adapter does nothing")
   if fv.lora_rank < 0:
     problems.append(f"--lora_rank={fv.lora_rank} must not be negative; 0 trains all weights")
   if fv.micro_batch_size > 0 and fv.batch_size % fv.micro_batch_size:
@@ -183,10 +193,19 @@ def find_checkpoint(path: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, A
     if not steps:
       raise ValueError(f"{path} holds no checkpoint (no actor/<step>/model_params): train that leg first, or name another folder")
     step_dir = max(steps, key=lambda p: int(p.name))
-  run_json = step_dir.parent.parent / "run.json"
-  if not run_json.is_file():
-    raise ValueError(f"{run_json} is missing: it says which model and rank the checkpoint {step_dir} belongs to")
-  return step_dir, json.loads(run_json.read_text())
+  return step_dir, read_run(step_dir.parent.parent)
+
+
+def read_run(folder: pathlib.Path) -> dict[str, Any]:
+  """run.json of a run folder; ValueError if it is missing or damaged."""
+  path = folder / "run.json"
+  try:
+    info = json.loads(path.read_text())
+    info["flags"]  # pylint: disable=pointless-statement
+    return info
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise ValueError(f"{path} is missing or damaged ({type(e).__name__}); it says which model and rank the checkpoints beside it belong to: "
+                     "bring it back, or name another folder") from e
 
 
 class Run:
@@ -197,23 +216,31 @@ class Run:
 
   GROWS = ("max_steps", "max_hours", "save_every_minutes")  # flags that may differ when a run continues
 
-  def __init__(self, fv: absl_flags.FlagValues, script: str, parent: str | None, flag_names: Sequence[str]):
+  def __init__(self, fv: absl_flags.FlagValues, script: str, parent: pathlib.Path | None, flag_names: Sequence[str]):
     self.started = time.time()
     self.folder = pathlib.Path(fv.out)
     flags = {name: fv[name].value for name in flag_names}
-    self.info = {"script": script, "flags": flags, "parent": parent, "started_from": None, "finished": False, "ended_because": None,
-                 "hours": 0.0, "versions": {"python": sys.version.split()[0], "jax": jax.__version__, **_versions()},
-                 "commit": _commit(), "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
-    path = self.folder / "run.json"
-    if path.exists():
-      old = json.loads(path.read_text())
+    self.info = {"script": script, "flags": flags, "parent": str(parent) if parent else None,
+                 "started_from": str(parent) if parent else "base", "finished": False, "ended_because": None, "hours": 0.0,
+                 "versions": {"python": sys.version.split()[0], "jax": jax.__version__, **_versions()}, "commit": _commit(),
+                 "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
+    if (self.folder / "run.json").exists():
+      old = read_run(self.folder)
       other = [n for n in flags if n not in self.GROWS and old["flags"].get(n) != flags[n]]
       if other:
         differ = ", ".join(f"--{n} was {old['flags'].get(n)}, is {flags[n]}" for n in other)
         raise ValueError(f"{self.folder} holds a run with other flags ({differ}): use its flags, or another --out")
+      # What it started from stays: the leg before may have gone on since, but this one's reference policy has not moved.
       self.info = {**old, "flags": flags}
     self.hours_before = self.info["hours"]
-    self.folder.mkdir(parents=True, exist_ok=True)
+    try:
+      self.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+      raise ValueError(f"--out={self.folder} cannot be made ({e.strerror}): name another folder") from e
+
+  def started_from(self) -> pathlib.Path | None:
+    """The step folder this leg started from; None is the untouched base."""
+    return None if self.info["started_from"] == "base" else pathlib.Path(self.info["started_from"])
 
   def is_finished(self) -> bool:
     if self.info["finished"] and self.info["step"] >= self.info["flags"]["max_steps"]:
@@ -263,7 +290,6 @@ def _commit() -> str | None:
 def load_tokenizer(folder: pathlib.Path) -> Any:
   """The folder's Hugging Face tokenizer, with `stop_ids`: the end of a turn and the end of a text."""
   import transformers  # imported late: it is slow
-  transformers.logging.set_verbosity_error()  # it warns of a missing PyTorch and of Mistral's tokenizer
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   tokenizer.stop_ids = tuple(sorted({tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}))
   return tokenizer
@@ -333,6 +359,19 @@ def length_grouped_order(lengths: np.ndarray, batch_size: int, seed: int, epoch:
 # --- Model ------------------------------------------------------------------------------------------------------------
 
 
+def check_model(folder: pathlib.Path, max_length: int) -> None:
+  """Raises ValueError for a model that Tunix would run wrongly with prompts and completions of together `max_length` tokens."""
+  c = data.model_config(folder)
+  every = 2 if c["model_type"] == "gemma2" else 6
+  if c["layer_types"] != ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(c["num_hidden_layers"])]:
+    raise ValueError(f"{folder}: its layer_types are not the pattern that Tunix has built in (every {every}th layer is global)")
+  # Tunix's Gemma 2 compares positions without padding to cache columns with it, which matters once the window is full.
+  limit = c["sliding_window"] if c["model_type"] == "gemma2" else c["max_position_embeddings"]
+  if max_length > limit:
+    raise ValueError(f"--max_prompt_length + --max_completion_length = {max_length} tokens, but {folder} takes {limit}: lower them")
+  model_from_config(folder)
+
+
 def model_from_config(folder: pathlib.Path, *, replicate_base: bool = False, remat: str = "none") -> tuple[Any, Any]:
   """(Tunix model config, module that loads it) for a folder's config.json."""
   c = data.model_config(folder)
@@ -393,7 +432,7 @@ def restore(model: nnx.Module, step_dir: pathlib.Path, lora_rank: int) -> None:
     try:
       nnx.update(model, checkpointer.restore(step_dir.absolute() / "model_params", target=abstract))
     except (ValueError, KeyError, FileNotFoundError) as e:
-      raise ValueError(f"{step_dir} does not fit this model and rank: {str(e).splitlines()[0]}") from e
+      raise ValueError(f"{step_dir} does not fit: its parameters are not those of this model with --lora_rank={lora_rank}") from e
 
 
 def decode_logits(model: nnx.Module, hidden: jax.Array) -> jax.Array:
@@ -558,6 +597,8 @@ def with_float32_master(inner: optax.GradientTransformation) -> optax.GradientTr
   def update(grads, state, params=None):
     grads = float32(grads)
     norm = optax.global_norm(grads)
+    # Rounding noise, as when all groups of a GRPO step agree: Adam would scale it up to a whole step.
+    grads = jax.tree.map(lambda x: jnp.where(norm < 1e-7, 0.0, x), grads)
     master = state.master if jax.tree.leaves(state.master) else params
     updates, new_inner = inner.update(grads, state.inner, master)
     keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(norm), a, b), new, old)
@@ -632,12 +673,13 @@ def main(fv: absl_flags.FlagValues) -> None:
   mesh = make_mesh(fv.mesh)
   if fv.micro_batch_size % mesh.shape["fsdp"]:
     raise ValueError(f"--micro_batch_size={fv.micro_batch_size} is not a multiple of the mesh's fsdp size {mesh.shape['fsdp']}")
-  run = Run(fv, "sft.py", str(parent_dir) if parent_dir else None, flag_names(define_flags))
+  run = Run(fv, "sft.py", parent_dir, flag_names(define_flags))
   if run.is_finished():
     return
 
   # --- Data ---
   folder = data.resolve_model(fv.model)
+  check_model(folder, fv.max_prompt_length + fv.max_completion_length)
   tokenizer = load_tokenizer(folder)
   sets = {}
   for split in ("train", "validation"):
@@ -673,8 +715,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Model ---
   model = load_model(folder, mesh, dtype=fv.dtype, lora_rank=fv.lora_rank, lora_alpha=fv.lora_alpha, seed=fv.seed,
                      replicate_base=fv.replicate_base, remat=fv.remat)
-  if parent_dir:
-    restore(model, parent_dir, fv.lora_rank)
+  if run.started_from():
+    restore(model, run.started_from(), fv.lora_rank)
   optimizer, schedule = make_optimizer(fv)
   with mesh:
     trainer = peft_trainer.PeftTrainer(model, optimizer, peft_trainer.TrainingConfig(
@@ -703,6 +745,8 @@ def main(fv: absl_flags.FlagValues) -> None:
         total += count * np.mean([float(eval_loss(model, jax.tree.map(jnp.asarray, b))) for b in micro_batches(part)])
         tokens += count
     shown = validation[:fv.eval_prompts]
+    if not shown:
+      return {"validation_loss": float(total / tokens)}
     completions = sampler([p for _, p, _ in shown], max_prompt_length=fv.max_prompt_length, max_completion_length=fv.max_completion_length)
     exact = [rewards.parse(c.text).format == "exact" for c in completions]
     correct = [rewards.is_correct(c.text, e.answer) for c, (e, _, _) in zip(completions, shown)]
