@@ -72,7 +72,8 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   by_model = lambda name: f" (default: {DEFAULTS[name][0]} for tiny, {DEFAULTS[name][1]} for Gemma)"
   # Stage
   absl_flags.DEFINE_enum("stage", "math", ["math", "mixed"],
-                         "math: the mathematics rows of --data. mixed: those and all others, by --math_fraction.", flag_values=fv)
+                         "math: the mathematics rows of --data. mixed: those and all others, by --math_fraction; its defaults: "
+                         + ", ".join(f"--{name}={tiny} for tiny, {gemma} for Gemma" for name, (tiny, gemma) in MIXED_DEFAULTS.items()) + ".", flag_values=fv)
   string("init_ckpt", None, "Run or step folder to start from; empty: the untouched base (default: runs/sft for math, runs/math for mixed).")
   string("out", None, "Run folder; the same folder again continues the run (default: runs/math or runs/mixed).")
   number("math_fraction", 0.2, "Share of mathematics in the mixed stage, in [0, 1].")
