@@ -44,10 +44,10 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "data": ("synthetic:easy", "gsm8k"),
     "lora_rank": (0, 64),
     "lora_alpha": (0.0, 64.0),
-    "learning_rate": (3e-4, 1e-6),
+    "learning_rate": (2e-4, 1e-6),
     "batch_size": (32, 4),
     "num_generations": (8, 4),
-    "max_steps": (75, 500),
+    "max_steps": (115, 500),
     "temperature": (1.0, 0.9),
     "max_prompt_length": (48, 256),
     "max_completion_length": (48, 512),
@@ -57,10 +57,9 @@ DEFAULTS = {  # flag: (tiny, Gemma)
 }
 MIXED_DEFAULTS = {  # where the mixed stage differs: mathematics, yes/no reasoning and open-ended requests
     "data": ("synthetic:easy", "math=gsm8k,logic=ChilleD/StrategyQA,other=databricks/databricks-dolly-15k"),
-    "max_steps": (30, 500),
+    "max_steps": (20, 500),
 }
 BEFORE = {"math": "runs/sft", "mixed": "runs/math"}  # the leg that a stage starts from
-PRESET = {"math": "gsm8k", "mixed": "router"}
 
 
 def define_flags(fv: absl_flags.FlagValues) -> None:
@@ -78,15 +77,15 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("out", None, "Run folder; the same folder again continues the run (default: runs/math or runs/mixed).")
   number("math_fraction", 0.2, "Share of mathematics in the mixed stage, in [0, 1].")
   # Reward
-  absl_flags.DEFINE_enum("preset", None, list(rewards.PRESETS), "Reward preset (default: gsm8k for math, router for mixed).", flag_values=fv)
+  absl_flags.DEFINE_enum("preset", "router", list(rewards.PRESETS), "Reward preset; the router judges mathematics on being right alone.", flag_values=fv)
   string("reward_weights", "", "Overrides the preset's weights, as in format=0.3,correctness=0.5; empty: the preset's own.")
   # GRPO
   integer("num_generations", None, "G, completions per prompt; at least 2." + by_model("num_generations"))
   integer("num_iterations", 1, "mu, optimiser steps on each rollout.")
   number("beta", None, "Weight of the KL divergence from the leg's starting policy; 0: none, and no reference policy." + by_model("beta"))
   number("epsilon", 0.2, "Clip range of the probability ratio.")
-  absl_flags.DEFINE_bool("skip_zero_variance", None, "Leave groups with equal rewards out of the update, up to a quarter of the batch; they have no "
-                         "policy gradient, only a KL term. The loss is still divided by all of them." + by_model("skip_zero_variance"), flag_values=fv)
+  absl_flags.DEFINE_bool("skip_zero_variance", None, "Leave groups with equal rewards out of the update, in quarters of a micro-batch; they have no policy "
+                         "gradient, only a KL term. The loss is still divided by all groups." + by_model("skip_zero_variance"), flag_values=fv)
   number("temperature", None, "Sampling temperature; the loss divides the logits by it too." + by_model("temperature"))
   integer("eval_every", None, "Steps between checks of greedy completions on held-out prompts." + by_model("eval_every"))
   integer("eval_prompts", 64, "Held-out prompts in such a check; 0: no checks.")
@@ -285,7 +284,6 @@ def main(fv: absl_flags.FlagValues) -> None:
   sft.use_compilation_cache()
   fv.init_ckpt = BEFORE[fv.stage] if fv.init_ckpt is None else fv.init_ckpt
   fv.out = fv.out or f"runs/{fv.stage}"
-  fv.preset = fv.preset or PRESET[fv.stage]
   parent_dir, parent = sft.find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
   sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent)
   sft.check_flags(fv)

@@ -735,8 +735,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   sampler = Sampler(model, tokenizer, mesh)
 
   def validate(step: int) -> dict[str, float]:
-    """Token-mean loss on up to 256 held-out examples, and format and accuracy of greedy completions of a few prompts."""
-    rows = sorted(validation[:max(fv.batch_size, 256 // fv.batch_size * fv.batch_size)], key=lambda r: len(r[1]) + len(r[2]))
+    """Token-mean loss on about 64 held-out examples, and format and accuracy of greedy completions of a few prompts."""
+    rows = sorted(validation[:max(fv.batch_size, 64 // fv.batch_size * fv.batch_size)], key=lambda r: len(r[1]) + len(r[2]))
     total = tokens = 0
     with mesh:
       for i in range(0, len(rows) - fv.batch_size + 1, fv.batch_size):
