@@ -47,7 +47,7 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "learning_rate": (2e-4, 1e-6),
     "batch_size": (32, 4),
     "num_generations": (8, 4),
-    "max_steps": (115, 500),
+    "max_steps": (95, 500),
     "temperature": (1.0, 0.9),
     "max_prompt_length": (48, 256),
     "max_completion_length": (48, 512),
