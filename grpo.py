@@ -26,6 +26,7 @@ import time
 from typing import Any, Iterator
 
 from absl import flags as absl_flags
+from absl import logging as absl_logging
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "learning_rate": (2e-4, 1e-6),
     "batch_size": (32, 4),
     "num_generations": (8, 4),
-    "max_steps": (95, 500),
+    "max_steps": (115, 500),
     "temperature": (1.0, 0.9),
     "max_prompt_length": (48, 256),
     "max_completion_length": (48, 512),
@@ -282,6 +283,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
   sft.use_compilation_cache()
+  absl_logging.set_verbosity(absl_logging.ERROR)  # Tunix warns of every device that is not a TPU
   fv.init_ckpt = BEFORE[fv.stage] if fv.init_ckpt is None else fv.init_ckpt
   fv.out = fv.out or f"runs/{fv.stage}"
   parent_dir, parent = sft.find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})

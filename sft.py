@@ -61,10 +61,10 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "lora_alpha": (0.0, 64.0),
     "learning_rate": (4e-3, 2e-4),
     "batch_size": (32, 16),
-    "max_steps": (600, 500),
+    "max_steps": (500, 500),
     "max_prompt_length": (48, 256),
     "max_completion_length": (48, 512),
-    "eval_every": (150, 100),
+    "eval_every": (125, 100),
 }
 
 
