@@ -82,6 +82,11 @@ class Example:
   source: str  # "synthetic/<family>", a file name or a hub id
   difficulty: str | None = None
 
+  @property
+  def checkable(self) -> bool:
+    """Whether an answer to it can be verified: a task with one right answer, and that answer."""
+    return bool(self.answer) and self.task in VERIFIABLE_TASKS
+
 
 def canonical_task(name: str) -> str:
   """Returns the one of TASKS that `name` means ("Common Sense" -> "common_sense"). Raises ValueError if none."""
@@ -868,6 +873,7 @@ _CONFIGS = {
     "gemma3": _CONFIG | {"vocab_size": 262208, "max_position_embeddings": 131072, "rope_theta": 1e6,
                          "rope_local_base_freq": 1e4, "rope_scaling": None, "attn_logit_softcapping": None,
                          "final_logit_softcapping": None}}
+GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6}  # one layer in so many attends to everything
 _TINY = {"model_type": "gemma3_text", "vocab_size": 768, "hidden_size": 128, "intermediate_size": 256,
          "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32,
          "query_pre_attn_scalar": 32, "sliding_window": 512, "max_position_embeddings": 8192}
@@ -932,10 +938,14 @@ def model_config(folder) -> dict:
 def _complete(config: dict) -> dict:
   kind = config["model_type"].removesuffix("_text")
   config = _CONFIGS[kind] | config | {"model_type": kind}
-  every = config.get("sliding_window_pattern") or {"gemma2": 2, "gemma3": 6}[kind]  # one layer in so many is global
-  config["layer_types"] = config.get("layer_types") or [
-      "sliding_attention" if i % every else "full_attention" for i in range(1, config["num_hidden_layers"] + 1)]
+  every = config.get("sliding_window_pattern") or GLOBAL_EVERY[kind]
+  config["layer_types"] = config.get("layer_types") or layer_types(config["num_hidden_layers"], every)
   return config
+
+
+def layer_types(layers: int, every: int) -> list[str]:
+  """Kinds of attention, as config.json names them, where one layer in `every` is global."""
+  return ["sliding_attention" if i % every else "full_attention" for i in range(1, layers + 1)]
 
 
 def _defect(folder: pathlib.Path) -> str | None:
@@ -1325,7 +1335,7 @@ def check_gold(examples: list[Example]) -> int:
   """Puts each verifiable gold answer through the verifier. Returns how many; ValueError if one is not accepted."""
   import rewards  # here: nothing else in this file needs it, and rewards.py may need this file
 
-  verifiable = [e for e in examples if e.task in VERIFIABLE_TASKS and e.answer]
+  verifiable = [e for e in examples if e.checkable]
   failed = [e for e in verifiable
             if not rewards.is_correct(format_target(dataclasses.replace(e, reasoning=e.reasoning or "-")), e.answer)]
   for example in failed[:10]:

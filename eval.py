@@ -70,11 +70,10 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
 def judge(completion: sft.Completion, example: data.Example) -> dict[str, Any]:
   """One completion's row: format, exact, partial (None without a gold answer to check), truncated, length."""
   form = rewards.parse(completion.text).format
-  checkable = example.answer is not None and example.task in data.VERIFIABLE_TASKS
   return {
       "format_exact": form == "exact", "format_partial": form in ("exact", "partial"),
-      "exact": rewards.is_correct(completion.text, example.answer) if checkable else None,
-      "partial": rewards.is_close(completion.text, example.answer) if checkable else None,
+      "exact": rewards.is_correct(completion.text, example.answer) if example.checkable else None,
+      "partial": rewards.is_close(completion.text, example.answer) if example.checkable else None,
       "truncated": completion.truncated, "length": len(completion.ids)}
 
 

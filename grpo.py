@@ -164,6 +164,14 @@ def policy_loss(model, batch, algo_config, pad_id, eos_id):
   return jnp.sum(jnp.where(batch["completion_mask"], loss, 0.0) * batch["weights"]), aux
 
 
+def judge(reward_fns: list[Any], completions: list[str], examples: list[data.Example]) -> tuple[dict[str, np.ndarray], list[bool]]:
+  """(weighted reward components [rows] by name, whether right, of the rows that can be checked) of one completion per example."""
+  prompts = [data.format_prompt(e.question) for e in examples]
+  columns = dict(answer=[e.answer for e in examples], task=[e.task for e in examples], question=[e.question for e in examples])
+  parts = {fn.__name__: np.array(fn(prompts, completions, **columns)) for fn in reward_fns}
+  return parts, [rewards.is_correct(text, e.answer) for text, e in zip(completions, examples, strict=True) if e.checkable]
+
+
 class Learner(grpo_learner.GRPOLearner):
   """Tunix's GRPO learner with an explicit loop: rollout, reward, update, and one record per optimiser step."""
 
@@ -204,11 +212,9 @@ class Learner(grpo_learner.GRPOLearner):
     truncated = np.array([x[-1] not in self.rl_cluster.tokenizer._tokenizer.stop_ids for x in out.tokens])  # pylint: disable=protected-access
     rolled = time.time()
 
-    columns = dict(answer=[e.answer for e in rows], task=[e.task for e in rows], question=[e.question for e in rows])
-    parts = {fn.__name__: np.array(fn(prompts, out.text, **columns)) for fn in self.reward_manager.reward_fns}
+    parts, correct = judge(self.reward_manager.reward_fns, out.text, rows)
     reward = sum(parts.values())
     advantages = group_advantages(reward, g)
-    correct = [rewards.is_correct(text, e.answer) for text, e in zip(out.text, rows) if e.answer and e.task in data.VERIFIABLE_TASKS]
     exact = [rewards.parse(text).format == "exact" for text in out.text]
     rewarded = time.time()
 
@@ -370,9 +376,8 @@ def main(fv: absl_flags.FlagValues) -> None:
     ids = [sft.encode(tokenizer, data.format_prompt(e.question), bos=True) for e in checked]
     texts = [c.text for c in cluster.rollout.sampler(ids, max_prompt_length=fv.max_prompt_length,
                                                       max_completion_length=fv.max_completion_length)]
-    columns = dict(answer=[e.answer for e in checked], task=[e.task for e in checked], question=[e.question for e in checked])
-    correct = [rewards.is_correct(t, e.answer) for t, e in zip(texts, checked) if e.answer and e.task in data.VERIFIABLE_TASKS]
-    return {"validation_reward": float(np.mean(sum(np.array(fn(texts, texts, **columns)) for fn in reward_fns))),
+    parts, correct = judge(reward_fns, texts, checked)
+    return {"validation_reward": float(np.mean(sum(parts.values()))),
             "validation_correct": float(np.mean(correct)) if correct else None}
 
   # --- Train ---

@@ -362,8 +362,8 @@ def length_grouped_order(lengths: np.ndarray, batch_size: int, seed: int, epoch:
 def check_model(folder: pathlib.Path, max_length: int) -> None:
   """Raises ValueError for a model that Tunix would run wrongly with prompts and completions of together `max_length` tokens."""
   c = data.model_config(folder)
-  every = 2 if c["model_type"] == "gemma2" else 6
-  if c["layer_types"] != ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(c["num_hidden_layers"])]:
+  every = data.GLOBAL_EVERY[c["model_type"]]
+  if c["layer_types"] != data.layer_types(c["num_hidden_layers"], every):
     raise ValueError(f"{folder}: its layer_types are not the pattern that Tunix has built in (every {every}th layer is global)")
   # Tunix's Gemma 2 compares positions without padding to cache columns with it, which matters once the window is full.
   limit = c["sliding_window"] if c["model_type"] == "gemma2" else c["max_position_embeddings"]
@@ -748,12 +748,13 @@ def main(fv: absl_flags.FlagValues) -> None:
     if not shown:
       return {"validation_loss": float(total / tokens)}
     completions = sampler([p for _, p, _ in shown], max_prompt_length=fv.max_prompt_length, max_completion_length=fv.max_completion_length)
-    exact = [rewards.parse(c.text).format == "exact" for c in completions]
+    formats = [rewards.parse(c.text).format for c in completions]
     correct = [rewards.is_correct(c.text, e.answer) for c, (e, _, _) in zip(completions, shown)]
     run.log("samples.jsonl", *({"step": step, "task": e.task, "question": e.question, "answer": e.answer, "completion": c.text,
-                                "format": rewards.parse(c.text).format, "correct": ok}
-                               for c, (e, _, _), ok in list(zip(completions, shown, correct))[:8]))
-    return {"validation_loss": float(total / tokens), "format": float(np.mean(exact)), "correct": float(np.mean(correct))}
+                                "format": form, "correct": ok}
+                               for c, (e, _, _), form, ok in list(zip(completions, shown, formats, correct))[:8]))
+    return {"validation_loss": float(total / tokens), "format": float(np.mean([form == "exact" for form in formats])),
+            "correct": float(np.mean(correct))}
 
   # --- Train ---
   ended_because = "max_steps"
