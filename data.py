@@ -429,6 +429,12 @@ def mixture(parts, seed: int, count: int | None = None) -> list[Example]:
   return [next(streams[i]) for i in order]
 
 
+def solution_steps(example: Example) -> int:
+  """Steps of a worked solution: its equations, or its sentences where it has none. "6 * 7 = 42. 42 - 2 = 40." -> 2"""
+  reasoning = example.reasoning or ""
+  return reasoning.count("=") or len(re.findall(r"[.!?\n](?=\s|$)", reasoning))
+
+
 # --- Synthetic problems ---
 # Easy is one or two steps in one short line, so that a model of a million parameters learns it in minutes; hard is
 # three to five. Most families are templates, `question -> steps`, that `fill` reads:

@@ -48,7 +48,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   """Defines this script's flags on `fv`; called only when the file is the program."""
   string = functools.partial(absl_flags.DEFINE_string, flag_values=fv)
   integer = functools.partial(absl_flags.DEFINE_integer, flag_values=fv)
-  by_model = lambda name: f" (default: {DEFAULTS[name][0]} for tiny, {DEFAULTS[name][1]} for Gemma)"
+  by_model = functools.partial(sft.default_note, DEFAULTS)
   # What
   string("ckpt", None, "Run or step folders, comma-separated; base is the untouched model (default: base and the legs found in runs/).")
   string("model", None, "As in sft.py (default: the model of the checkpoints, else tiny).")
@@ -115,9 +115,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   if len({pathlib.Path(m).name for m in models}) > 1:
     raise ValueError(f"the checkpoints and --model name different models ({', '.join(sorted(models))}): evaluate one at a time")
   fv.model = fv.model or (models.pop() if models else "tiny")
-  for name, (tiny, gemma) in DEFAULTS.items():
-    if fv[name].value is None:
-      fv[name].value = tiny if fv.model == "tiny" else gemma
+  sft.fill_defaults(fv, DEFAULTS)
+  for name in DEFAULTS:
     if name != "data" and fv[name].value <= 0:
       raise ValueError(f"--{name}={fv[name].value} must be positive")
   if fv.temperature < 0 or fv.limit < 0:

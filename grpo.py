@@ -3,8 +3,11 @@
 The second and third leg of the relay, one script (Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300):
 
 1. G completions per prompt, one advantage per completion: (reward - group mean) / (group standard deviation + 1e-4).
+   --advantage=mean leaves the division out (Dr. GRPO, https://arxiv.org/abs/2503.20783), rloo takes the mean of the others.
 2. The loss is the mean over a completion's tokens, then over completions (eq. 3), with the clipped ratio and, times beta,
    the k3 estimate of the KL divergence (eq. 4). Tunix's default, k1, has an expected gradient of zero.
+   --loss_aggregation, --epsilon_high and --importance: token means and asymmetric clip of DAPO
+   (https://arxiv.org/abs/2503.14476), constant denominator of Dr. GRPO, GSPO-token (https://arxiv.org/abs/2507.18071).
 3. The reference policy is the policy this leg started from, not the untouched base: otherwise the KL term would pull
    against the leg before. With LoRA it shares the base's arrays and is only a frozen copy of the adapter.
 4. The old policy is the trainer's own forward pass at the rollout's temperature, so the ratio at the first of the
@@ -21,6 +24,7 @@ Shapes: B prompts, G completions per prompt, P prompt length, T completion lengt
 """
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from typing import Any, Iterator
@@ -60,6 +64,15 @@ MIXED_DEFAULTS = {  # where the mixed stage differs: mathematics, yes/no reasoni
     "data": ("synthetic:easy", "math=gsm8k,logic=ChilleD/StrategyQA,other=databricks/databricks-dolly-15k"),
     "max_steps": (20, 500),
 }
+ADVANTAGES = {
+    "std": "the group's mean, in units of its standard deviation",
+    "mean": "the group's mean (Dr. GRPO)",
+    "rloo": "the mean of the rest of the group (RLOO)"}
+AGGREGATIONS = {
+    "sequence": "over a completion's tokens, then over completions (GRPO)",
+    "token": "over all tokens of the step (DAPO)",
+    "constant": "sum over tokens / (completions x --max_completion_length) (Dr. GRPO)"}
+UPDATE_METRICS = ("kl", "clip_fraction", "entropy", "rollout_difference")  # token means over the update
 BEFORE = {"math": "runs/sft", "mixed": "runs/math"}  # the leg that a stage starts from
 
 
@@ -69,7 +82,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string = functools.partial(absl_flags.DEFINE_string, flag_values=fv)
   integer = functools.partial(absl_flags.DEFINE_integer, flag_values=fv)
   number = functools.partial(absl_flags.DEFINE_float, flag_values=fv)
-  by_model = lambda name: f" (default: {DEFAULTS[name][0]} for tiny, {DEFAULTS[name][1]} for Gemma)"
+  by_model = functools.partial(sft.default_note, DEFAULTS)
   # Stage
   absl_flags.DEFINE_enum("stage", "math", ["math", "mixed"],
                          "math: the mathematics rows of --data. mixed: those and all others, by --math_fraction; its defaults: "
@@ -77,16 +90,27 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("init_ckpt", None, "Run or step folder to start from; empty: the untouched base (default: runs/sft for math, runs/math for mixed).")
   string("out", None, "Run folder; the same folder again continues the run (default: runs/math or runs/mixed).")
   number("math_fraction", 0.2, "Share of mathematics in the mixed stage, in [0, 1].")
+  absl_flags.DEFINE_bool("curriculum", False, "The run's mathematics from few to many solution steps, instead of in random order.", flag_values=fv)
   # Reward
   absl_flags.DEFINE_enum("preset", "router", list(rewards.PRESETS), "Reward preset; the router judges mathematics on being right alone.", flag_values=fv)
   string("reward_weights", "", "Overrides the preset's weights, as in format=0.3,correctness=0.5; empty: the preset's own.")
+  absl_flags.DEFINE_enum("anneal_to", None, list(rewards.PRESETS), "Preset that the reward moves to, linearly over the run, from --preset with its "
+                         "--reward_weights (default: it stays).", flag_values=fv)
   # GRPO
   integer("num_generations", None, "G, completions per prompt; at least 2." + by_model("num_generations"))
   integer("num_iterations", 1, "mu, optimiser steps on each rollout.")
   number("beta", None, "Weight of the KL divergence from the leg's starting policy; 0: none, and no reference policy." + by_model("beta"))
-  number("epsilon", 0.2, "Clip range of the probability ratio.")
-  absl_flags.DEFINE_bool("skip_zero_variance", None, "Leave groups with equal rewards out of the update, in quarters of a micro-batch; they have no policy "
-                         "gradient, only a KL term. The loss is still divided by all groups." + by_model("skip_zero_variance"), flag_values=fv)
+  number("epsilon", 0.2, "Clip range of the probability ratio, below 1 and above.")
+  number("epsilon_high", None, "Clip range above 1, if another one, as in DAPO's 0.28 (default: --epsilon).")
+  absl_flags.DEFINE_enum("advantage", "std", list(ADVANTAGES), "What a reward is compared with: " + "; ".join(f"{k}: {v}" for k, v in ADVANTAGES.items()) + ".",
+                         flag_values=fv)
+  absl_flags.DEFINE_enum("loss_aggregation", "sequence", list(AGGREGATIONS), "Which mean of the tokens' losses: "
+                         + "; ".join(f"{k}: {v}" for k, v in AGGREGATIONS.items()) + ".", flag_values=fv)
+  absl_flags.DEFINE_enum("importance", "token", ["token", "sequence"], "Probability ratio of each token, or of the whole completion (GSPO-token; its "
+                         "--epsilon is some 3e-4).", flag_values=fv)
+  absl_flags.DEFINE_bool("mask_truncated", False, "Leave completions that were cut off out of the loss; its denominator stays what it was.", flag_values=fv)
+  absl_flags.DEFINE_bool("skip_zero_variance", None, "Leave groups with equal rewards out of the update and do not pay for them (in quarters of a "
+                         "micro-batch); they have no policy gradient, only a KL term. The loss is still divided by all groups." + by_model("skip_zero_variance"), flag_values=fv)
   number("temperature", None, "Sampling temperature; the loss divides the logits by it too." + by_model("temperature"))
   integer("eval_every", None, "Steps between checks of greedy completions on held-out prompts." + by_model("eval_every"))
   integer("eval_prompts", 64, "Held-out prompts in such a check; 0: no checks.")
@@ -133,35 +157,57 @@ class SharedPrefillRollout(base_rollout.BaseRollout):
 # --- Update -----------------------------------------------------------------------------------------------------------
 
 
-def group_advantages(reward: np.ndarray, num_generations: int) -> np.ndarray:
-  """Advantages [B * G] of rewards [B * G]: each minus its group's mean, over the group's standard deviation (ddof 1) + 1e-4."""
+def group_advantages(reward: np.ndarray, num_generations: int, advantage: str = "std") -> np.ndarray:
+  """Advantages [B * G] of rewards [B * G], group by group; see ADVANTAGES. The standard deviation has ddof 1, plus 1e-4."""
   groups = reward.reshape(-1, num_generations)
   centred = groups - groups.mean(axis=1, keepdims=True)
-  return (centred / (groups.std(axis=1, ddof=1, keepdims=True) + 1e-4)).reshape(-1).astype(np.float32)
+  if advantage == "std":
+    centred /= groups.std(axis=1, ddof=1, keepdims=True) + 1e-4
+  elif advantage == "rloo":  # r - mean of the others
+    centred *= num_generations / (num_generations - 1)
+  return centred.reshape(-1).astype(np.float32)
+
+
+def token_weight(lengths: np.ndarray, aggregation: str, limit: int, left_out: np.ndarray) -> np.ndarray:
+  """What a token of each of a step's completions [B * G] counts in the loss, see AGGREGATIONS; nothing if it is left out."""
+  denominator = {"sequence": len(lengths) * lengths, "token": lengths.sum(), "constant": len(lengths) * limit}[aggregation]
+  return np.where(left_out, 0.0, 1.0 / denominator).astype(np.float32)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Config(grpo_learner.GRPOConfig):
+  """What policy_loss reads beyond Tunix's own fields."""
+  epsilon_high: float = 0.2
+  importance: str = "token"
 
 
 @function_registry.register_policy_loss_fn("relay_grpo")
 def policy_loss(model, batch, algo_config, pad_id, eos_id):
-  """GRPO's loss of one micro-batch, and its metrics.
+  """The loss of one micro-batch, and its metrics.
 
-  batch["weights"] [B * G, T] carries the aggregation: 1 / (tokens of the completion * completions of the step), times the
-  number of micro-batches, because the optimiser averages over those. So the step's loss does not depend on how it was cut.
+  batch["weights"] [B * G, T] carries the aggregation over the whole step, times the number of micro-batches, because the
+  optimiser averages over those. So the step's loss does not depend on how it was cut.
   """
   del pad_id, eos_id  # the masks are explicit
+  mask, share = batch["completion_mask"], batch["shares"]  # share: 1 / tokens in the update, for metrics
   logps = sft.token_logps(model, batch, algo_config.temperature)
   old = batch.get("old_logps", jax.lax.stop_gradient(logps))
-  ratio = jnp.exp(logps - old)
-  clipped = jnp.clip(ratio, 1 - algo_config.epsilon, 1 + algo_config.epsilon)
+  log_ratio = logps - old
+  if algo_config.importance == "sequence":  # the value of the completion's mean ratio, the gradient of each token's own
+    mean = jnp.sum(log_ratio * mask, axis=1, keepdims=True) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+    log_ratio = jax.lax.stop_gradient(mean) + logps - jax.lax.stop_gradient(logps)
+  ratio = jnp.exp(log_ratio)
+  clipped = jnp.clip(ratio, 1 - algo_config.epsilon, 1 + algo_config.epsilon_high)
   advantage = batch["advantages"][:, None]
   loss = -jnp.minimum(ratio * advantage, clipped * advantage)
-  share = batch["shares"]  # 1 / tokens of the step, for metrics
-  aux = {"entropy": -jnp.sum(logps * share), "clip_fraction": jnp.sum((ratio * advantage > clipped * advantage) * share), "kl": 0.0}
+  aux = {"entropy": -jnp.sum(logps * share), "clip_fraction": jnp.sum((ratio * advantage > clipped * advantage) * share), "kl": 0.0,
+         "rollout_difference": jnp.sum(jnp.abs(old - batch["rollout_logps"]) * share)}
   if algo_config.beta:
     difference = batch["reference_logps"] - logps
     kl = jnp.exp(difference) - difference - 1  # k3, never negative
     loss += algo_config.beta * kl
     aux["kl"] = jnp.sum(kl * share)
-  return jnp.sum(jnp.where(batch["completion_mask"], loss, 0.0) * batch["weights"]), aux
+  return jnp.sum(jnp.where(mask, loss, 0.0) * batch["weights"]), aux
 
 
 def judge(reward_fns: list[Any], completions: list[str], examples: list[data.Example]) -> tuple[dict[str, np.ndarray], list[bool]]:
@@ -172,17 +218,21 @@ def judge(reward_fns: list[Any], completions: list[str], examples: list[data.Exa
   return parts, [rewards.is_correct(text, e.answer) for text, e in zip(completions, examples, strict=True) if e.checkable]
 
 
+def blend(parts: dict[str, np.ndarray], others: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
+  """Reward components (1 - share) x `parts` + share x `others`, by name; a name that only one of them has counts as 0 in the other."""
+  return {name: (1 - share) * parts.get(name, 0.0) + share * others.get(name, 0.0) for name in {**parts, **others}}
+
+
 class Learner(grpo_learner.GRPOLearner):
   """Tunix's GRPO learner with an explicit loop: rollout, reward, update, and one record per optimiser step."""
 
-  def __init__(self, *args, reference, mesh, micro_batch_size, skip_zero_variance, limits, **kwargs):
+  def __init__(self, *args, reference, mesh, fv, **kwargs):
     super().__init__(*args, **kwargs)
-    self.rl_cluster.actor_trainer.with_rl_metrics_to_log({"kl": np.mean, "entropy": np.mean, "clip_fraction": np.mean})
-    self._reference, self._mesh, self._micro_batch_size, self._limits = reference, mesh, micro_batch_size, limits
-    self._skip_zero_variance = skip_zero_variance
+    self.rl_cluster.actor_trainer.with_rl_metrics_to_log({name: np.mean for name in UPDATE_METRICS})
+    self._reference, self._mesh, self._fv = reference, mesh, fv
     # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
-    quarters = sorted({-(-micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
-    self._kept_sizes = [n for n in quarters if n * self.algo_config.num_generations % mesh.shape["fsdp"] == 0]
+    quarters = sorted({-(-fv.micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
+    self._kept_sizes = [n for n in quarters if n * fv.num_generations % mesh.shape["fsdp"] == 0]
     graphdef, temperature = nnx.graphdef(self.rl_cluster.actor_trainer.model), self.algo_config.temperature
     self._jitted_logps = jax.jit(lambda state, batch: sft.token_logps(nnx.merge(graphdef, state), batch, temperature))
 
@@ -193,19 +243,28 @@ class Learner(grpo_learner.GRPOLearner):
     with self._mesh:
       return np.asarray(self._jitted_logps(nnx.state(model), inputs))
 
+  def _micro_batch_rows(self, equal: np.ndarray) -> list[np.ndarray]:
+    """Rows of each micro-batch, without the groups in `equal` [B] under --skip_zero_variance, but for some that fill it up."""
+    skip, g, num_micro = self._fv.skip_zero_variance, self._fv.num_generations, self._fv.batch_size // self._fv.micro_batch_size
+    # Groups that teach something come first; dealt round, so that every micro-batch has its share of them.
+    order = np.argsort(equal, kind="stable") if skip else np.arange(len(equal))
+    micro_batches = [order[i::num_micro] for i in range(num_micro)]
+    if skip:
+      micro_batches = [groups[:next(n for n in self._kept_sizes if n >= (~equal[groups]).sum())] for groups in micro_batches]
+    return [(groups[:, None] * g + np.arange(g)).reshape(-1) for groups in micro_batches]
+
   def _generate_and_compute_advantage(self, training_input: dict[str, Any], mode=rl_cluster.Mode.TRAIN):
     """Rollout and reward of one batch.
 
     Args:
-      training_input: {"examples": B examples, "prompt_ids": their B prompts, "seed": int}.
+      training_input: {"examples": B examples, "prompt_ids": their B prompts, "seed": int, "progress": share of the run in [0, 1]}.
     Returns:
       (micro-batches ready for the update, the record's reward metrics, one sample dict per completion).
     """
-    examples, g = training_input["examples"], self.algo_config.num_generations
-    config = self.rl_cluster.cluster_config.rollout_config
+    fv, g = self._fv, self._fv.num_generations
     start = time.time()
-    config.seed = training_input["seed"]
-    rows = [e for e in examples for _ in range(g)]
+    self.rl_cluster.cluster_config.rollout_config.seed = training_input["seed"]
+    rows = [e for e in training_input["examples"] for _ in range(g)]
     prompts = [data.format_prompt(e.question) for e in rows]
     out = self.rl_cluster.generate(prompts, mode=mode, micro_batch_size=len(prompts))
     lengths = np.array([len(x) for x in out.tokens])
@@ -213,30 +272,32 @@ class Learner(grpo_learner.GRPOLearner):
     rolled = time.time()
 
     parts, correct = judge(self.reward_manager.reward_fns, out.text, rows)
+    if fv.anneal_to:
+      final_parts, _ = judge(rewards.reward_fns(fv.anneal_to), out.text, rows)
+      parts = blend(parts, final_parts, training_input["progress"])
     reward = sum(parts.values())
-    advantages = group_advantages(reward, g)
     exact = [rewards.parse(text).format == "exact" for text in out.text]
     rewarded = time.time()
 
+    advantages = group_advantages(reward, g, fv.advantage)
     equal = np.ptp(reward.reshape(-1, g), axis=1) == 0  # groups without a policy gradient
-    # Groups that teach something come first; dealt round, so that every micro-batch has its share of them.
-    order = np.argsort(equal, kind="stable") if self._skip_zero_variance else np.arange(len(examples))
-    num_micro = len(examples) // self._micro_batch_size
+    skipped = np.repeat(equal & fv.skip_zero_variance, g)
+    weight = token_weight(lengths, fv.loss_aggregation, fv.max_completion_length, skipped | truncated & fv.mask_truncated)
+    share = ~skipped / max(1, lengths[~skipped].sum())
+    chosen = self._micro_batch_rows(equal)
     batches = []
-    for groups in (order[i::num_micro] for i in range(num_micro)):
-      if self._skip_zero_variance:
-        wanted = (~equal[groups]).sum()
-        groups = groups[:next(n for n in self._kept_sizes if n >= wanted)]
-      chosen = (groups[:, None] * g + np.arange(g)).reshape(-1)
-      batch = sft.make_batch([training_input["prompt_ids"][i // g] for i in chosen], [out.tokens[i] for i in chosen],
-                             self.rl_cluster.rollout.pad_id(), *self._limits)
+    for i in chosen:
+      batch = sft.make_batch([training_input["prompt_ids"][j // g] for j in i], [out.tokens[j] for j in i],
+                             self.rl_cluster.rollout.pad_id(), fv.max_prompt_length, fv.max_completion_length)
       mask = batch["completion_mask"].astype(np.float32)
-      batch["advantages"] = advantages[chosen]
-      batch["weights"] = mask / lengths[chosen, None] / len(rows) * num_micro
-      batch["shares"] = mask / lengths.sum() * num_micro
-      if self.algo_config.beta:
+      batch["advantages"] = advantages[i]
+      batch["weights"] = mask * weight[i, None] * len(chosen)
+      batch["shares"] = mask * share[i, None].astype(np.float32) * len(chosen)
+      batch["rollout_logps"] = np.zeros_like(mask)
+      batch["rollout_logps"][batch["completion_mask"]] = np.concatenate([out.logprobs[j] for j in i])
+      if fv.beta:
         batch["reference_logps"] = self._logps(self._reference, batch)
-      if self.algo_config.num_iterations > 1:
+      if fv.num_iterations > 1:
         batch["old_logps"] = self._logps(self.rl_cluster.actor_trainer.model, batch)
       batches.append(batch)
     record = {
@@ -262,7 +323,7 @@ class Learner(grpo_learner.GRPOLearner):
         now = time.time()
         record = {"step": trainer.train_steps, "loss": metrics["loss"], "grad_norm": metrics["grad_norm"],
                   **{k: v for k, v in rewarded.items() if not k.startswith("time/")},
-                  "kl": metrics["kl"], "clip_fraction": metrics["clip_fraction"], "entropy": metrics["entropy"],
+                  **{name: metrics[name] for name in UPDATE_METRICS},
                   **{k: v if iteration == 0 else 0.0 for k, v in rewarded.items() if k.startswith("time/")},
                   "time/update": now - start, "time/step": now - step_end}
         step_end = now
@@ -299,8 +360,9 @@ def main(fv: absl_flags.FlagValues) -> None:
     raise ValueError(f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group")
   if fv.num_iterations < 1 or fv.max_steps % fv.num_iterations:
     raise ValueError(f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}")
-  if not 0 <= fv.math_fraction <= 1 or fv.temperature <= 0 or fv.beta < 0 or fv.epsilon <= 0:
-    raise ValueError("--math_fraction must lie in [0, 1], --temperature and --epsilon above 0, --beta at or above 0")
+  fv.epsilon_high = fv.epsilon if fv.epsilon_high is None else fv.epsilon_high
+  if not 0 <= fv.math_fraction <= 1 or fv.temperature <= 0 or fv.beta < 0 or min(fv.epsilon, fv.epsilon_high) <= 0:
+    raise ValueError("--math_fraction must lie in [0, 1], --temperature, --epsilon and --epsilon_high above 0, --beta at or above 0")
   reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights) if fv.reward_weights else None)
   mesh = sft.make_mesh(fv.mesh)
   if fv.micro_batch_size * fv.num_generations % mesh.shape["fsdp"]:
@@ -319,19 +381,23 @@ def main(fv: absl_flags.FlagValues) -> None:
   parts = fits(parts)
   checked = data.mixture(fits(held_out), fv.seed)[:fv.eval_prompts]
   pass_rows = len(data.mixture(parts, fv.seed))
-  rollouts_per_pass = pass_rows // fv.batch_size
+  num_rollouts, rollouts_per_pass = fv.max_steps // fv.num_iterations, pass_rows // fv.batch_size
   if not rollouts_per_pass:
     raise ValueError(f"--data={fv.data} gives {pass_rows} prompts for --stage={fv.stage}, fewer than --batch_size={fv.batch_size}")
+  planned = []  # the prompts of the whole run, in order
+  for number in range(-(-num_rollouts // rollouts_per_pass)):
+    planned += data.mixture(parts, fv.seed + 1000 * number)[:rollouts_per_pass * fv.batch_size]
+  planned = planned[:num_rollouts * fv.batch_size]
+  if fv.curriculum:
+    places = [i for i, e in enumerate(planned) if e.task == "math"]
+    for i, example in zip(places, sorted((planned[i] for i in places), key=data.solution_steps)):
+      planned[i] = example
 
   def batches(first_rollout: int) -> Iterator[dict[str, Any]]:
-    """Batches from `first_rollout` on; the prompts and the noise of each are a pure function of --seed and its number."""
-    current, rows = None, []
-    for rollout in range(first_rollout, fv.max_steps // fv.num_iterations):
-      number, place = divmod(rollout, rollouts_per_pass)
-      if number != current:
-        current, rows = number, data.mixture(parts, fv.seed + 1000 * number)
-      examples = rows[place * fv.batch_size:(place + 1) * fv.batch_size]
-      yield {"examples": examples, "seed": (fv.seed * 1_000_003 + rollout) % 2**31,
+    """Batches from `first_rollout` on; the prompts and the noise of each are a pure function of the flags and its number."""
+    for rollout in range(first_rollout, num_rollouts):
+      examples = planned[rollout * fv.batch_size:(rollout + 1) * fv.batch_size]
+      yield {"examples": examples, "seed": (fv.seed * 1_000_003 + rollout) % 2**31, "progress": rollout / max(1, num_rollouts - 1),
              "prompt_ids": [sft.encode(tokenizer, data.format_prompt(e.question), bos=True) for e in examples]}
 
   # --- Model ---
@@ -358,11 +424,10 @@ def main(fv: absl_flags.FlagValues) -> None:
               max_tokens_to_generate=fv.max_completion_length, max_prompt_length=fv.max_prompt_length, temperature=fv.temperature,
               top_p=1.0, top_k=None, eos_tokens=list(tokenizer.stop_ids))))
   learner = Learner(
-      rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, micro_batch_size=fv.micro_batch_size,
-      skip_zero_variance=fv.skip_zero_variance, limits=(fv.max_prompt_length, fv.max_completion_length),
-      algo_config=grpo_learner.GRPOConfig(
+      rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, fv=fv,
+      algo_config=Config(
           policy_loss_fn="relay_grpo", num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
-          epsilon=fv.epsilon))
+          epsilon=fv.epsilon, epsilon_high=fv.epsilon_high, importance=fv.importance))
   trainer = cluster.actor_trainer
   first = trainer.train_steps
   run.begin(first, batch={
@@ -376,7 +441,7 @@ def main(fv: absl_flags.FlagValues) -> None:
     ids = [sft.encode(tokenizer, data.format_prompt(e.question), bos=True) for e in checked]
     texts = [c.text for c in cluster.rollout.sampler(ids, max_prompt_length=fv.max_prompt_length,
                                                       max_completion_length=fv.max_completion_length)]
-    parts, correct = judge(reward_fns, texts, checked)
+    parts, correct = judge(rewards.reward_fns(fv.anneal_to) if fv.anneal_to else reward_fns, texts, checked)
     return {"validation_reward": float(np.mean(sum(parts.values()))),
             "validation_correct": float(np.mean(correct)) if correct else None}
 

@@ -75,8 +75,13 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   integer = functools.partial(absl_flags.DEFINE_integer, flag_values=fv)
   string("out", "runs/sft", "Run folder. The same folder again continues the run.")
   string("init_ckpt", "", "Run or step folder to start from; empty: the untouched base.")
-  integer("eval_every", None, "Steps between validation losses and format checks on held-out prompts.")
+  integer("eval_every", None, "Steps between validation losses and format checks on held-out prompts." + default_note(DEFAULTS, "eval_every"))
   integer("eval_prompts", 32, "Held-out prompts in a format check; 0: no checks, only the loss.")
+
+
+def default_note(defaults: dict[str, tuple[Any, Any]], name: str) -> str:
+  """The end of a help text. -> " (default: 32 for tiny, 16 for Gemma)" """
+  return f" (default: {defaults[name][0]} for tiny, {defaults[name][1]} for Gemma)"
 
 
 def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]]) -> None:
@@ -86,9 +91,7 @@ def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any
   number = functools.partial(absl_flags.DEFINE_float, flag_values=fv)
   boolean = functools.partial(absl_flags.DEFINE_bool, flag_values=fv)
 
-  def by_model(name: str) -> str:
-    return f" (default: {defaults[name][0]} for tiny, {defaults[name][1]} for Gemma)"
-
+  by_model = functools.partial(default_note, defaults)
   # Model
   string("model", "tiny", "tiny, gemma3-270m, a .gguf file, a hub id, kaggle:HANDLE, or a folder in Hugging Face format.")
   absl_flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"],
@@ -120,26 +123,29 @@ def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any
 # --- Setup ------------------------------------------------------------------------------------------------------------
 
 
+def fill_defaults(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]]) -> None:
+  """Gives every flag of the table that was left open the model's value, and prints those."""
+  chosen = [name for name in defaults if fv[name].value is None]
+  for name in chosen:
+    fv[name].value = defaults[name][fv.model != "tiny"]
+  if chosen:
+    print("defaults:", *(f"--{name}={fv[name].value}" for name in chosen))
+
+
 def resolve_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]], parent: dict[str, Any]) -> None:
-  """Fills what was left open, from the parent run's adapter and from the table of defaults, and prints the table's part."""
+  """Fills what was left open, from the parent run's adapter and from the table of defaults."""
   parent_flags = parent.get("flags", {})
   if parent_flags and pathlib.Path(parent_flags["model"]).name != pathlib.Path(fv.model).name:
     raise ValueError(f"--model={fv.model}, but the checkpoint was trained on --model={parent_flags['model']}: use that model")
-  chosen = []
-  for name, (tiny, gemma) in defaults.items():
-    if name in ("lora_rank", "lora_alpha") and name in parent_flags:
-      if fv[name].value is not None and fv[name].value != parent_flags[name]:
-        raise ValueError(f"--{name}={fv[name].value}, but the checkpoint has {parent_flags[name]}: leave the flag out")
-      fv[name].value = parent_flags[name]
-    elif fv[name].value is None:
-      fv[name].value = tiny if fv.model == "tiny" else gemma
-      chosen.append(f"--{name}={fv[name].value}")
+  for name in {"lora_rank", "lora_alpha"} & set(parent_flags):
+    if fv[name].value is not None and fv[name].value != parent_flags[name]:
+      raise ValueError(f"--{name}={fv[name].value}, but the checkpoint has {parent_flags[name]}: leave the flag out")
+    fv[name].value = parent_flags[name]
+  fill_defaults(fv, defaults)
   if fv.micro_batch_size is None:
     fv.micro_batch_size = fv.batch_size
   if fv.mesh is None:
     fv.mesh = f"{jax.device_count()},1"
-  if chosen:
-    print("defaults:", *chosen)
 
 
 def check_flags(fv: absl_flags.FlagValues) -> None:

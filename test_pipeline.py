@@ -251,6 +251,7 @@ def test_stopped_and_resumed_run_equals_the_whole(trained, whole, leg, tmp_path)
   assert (info["step"], info["finished"], info["ended_because"]) == (1, False, "max_hours")
   start_leg(*flags, "--max_hours=8.5")
   assert_same_run(tmp_path / leg, whole[leg], rtol=1e-5)
+  assert (tmp_path / leg / "samples.jsonl").read_text() == (whole[leg] / "samples.jsonl").read_text() or leg == "sft"  # the noise of a step
   for mine, theirs in zip(saved(tmp_path / leg, 3), saved(whole[leg], 3), strict=True):
     np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
 
@@ -260,6 +261,45 @@ def test_micro_batches_do_not_change_a_step(trained, whole, leg, tmp_path):
   start_leg(*leg_flags(trained, leg, tmp_path / leg), "--micro_batch_size=2")
   assert_same_run(tmp_path / leg, whole[leg], rtol=1e-5, steps=1)
   assert_same_run(tmp_path / leg, whole[leg], rtol=1e-3)
+
+
+EVERY_VARIANT = ["--beta=0", "--advantage=mean", "--loss_aggregation=token", "--importance=sequence", "--epsilon=1e-4", "--epsilon_high=2e-4",
+                 "--mask_truncated", "--anneal_to=gsm8k", "--num_iterations=2", "--max_steps=4", "--eval_every=1", "--skip_zero_variance"]
+
+
+def test_every_variant_at_once_in_micro_batches_or_not(trained, tmp_path):
+  for name, more in (("whole", []), ("micro", ["--micro_batch_size=2"])):
+    start_leg(*leg_flags(trained, "grpo", tmp_path / name), *EVERY_VARIANT, *more)
+  assert_same_run(tmp_path / "micro", tmp_path / "whole", rtol=1e-3, steps=4)
+  records = metrics(tmp_path / "whole")
+  assert [r["kl"] for r in records] == [0] * 4 and all(r["rollout_difference"] < 1e-4 for r in records[::2])
+  assert records[0]["clip_fraction"] == 0 < records[1]["clip_fraction"]  # the old policy is the policy, until it is updated
+  assert records[0]["reward/trace"] > 0 == records[0]["reward/exact_format"]  # the router's reward, at first
+  assert records[2]["reward/trace"] == 0 < records[2]["reward/exact_format"]  # and gsm8k's, at last
+  first, last = ([s["completion"] for s in read_jsonl(tmp_path / "whole" / "samples.jsonl") if s["step"] == step] for step in (1, 3))
+  assert first and first != last
+
+
+def test_curriculum_orders_mathematics_by_solution_steps(trained, tmp_path):
+  rows = [{"question": f"{n} {i}", "reasoning": "1 + 1 = 2. " * n, "answer": 2, "task": "math"} for i in range(12) for n in (1, 2, 3)]
+  flags = [f"--model={trained.flags[0].partition('=')[2]}", f"--init_ckpt={trained.run}", "--num_generations=2", "--batch_size=2", "--max_steps=5",
+           "--max_prompt_length=32", "--max_completion_length=8", "--eval_prompts=0", "--eval_every=1"]
+  asked = {}
+  for more in ((), ("--curriculum",)):
+    out = tmp_path / f"run{len(more)}"
+    call(grpo, *flags, f"--data={write_jsonl(tmp_path / 'rows.jsonl', rows)}", f"--out={out}", *more)
+    asked[more] = [s["question"] for s in read_jsonl(out / "samples.jsonl")]
+  steps = [int(q[0]) for q in asked["--curriculum",]]
+  assert steps == sorted(steps) and len(set(steps)) > 1
+  assert sorted(asked["--curriculum",]) == sorted(asked[()]) != asked["--curriculum",]  # the same prompts
+
+
+def test_diverging_run_stops_with_its_last_checkpoint_intact(trained, tmp_path, capsys):
+  with pytest.raises(SystemExit) as error:
+    start_leg(*leg_flags(trained, "sft", tmp_path / "run")[:-1], "--learning_rate=1e30", "--save_every_minutes=1e-9", "--eval_prompts=0")
+  assert error.value.code == 1
+  assert re.search(r"error: loss .*nan.* at step 2", capsys.readouterr().err, re.MULTILINE)
+  assert column(tmp_path / "run", "step") == [1] and saved(tmp_path / "run", 1)
 
 
 MESH_CODE = "import json, sys, test_pipeline; [test_pipeline.start_leg(*flags) for flags in json.loads(sys.argv[1])]"
@@ -585,35 +625,149 @@ def test_non_finite_gradient_changes_nothing(dtype):
     jax.tree.map(np.testing.assert_array_equal, (after.master, after.inner), (state.master, state.inner))
 
 
-def test_group_advantages():
-  reward = np.random.default_rng(0).random((5, 4))
-  reward[2] = 0.3  # a group that agrees has nothing to teach
-  want = (reward - reward.mean(1, keepdims=True)) / (np.sqrt(((reward - reward.mean(1, keepdims=True)) ** 2).sum(1, keepdims=True) / 3) + 1e-4)
-  got = grpo.group_advantages(reward.reshape(-1), 4)
-  np.testing.assert_allclose(got, want.reshape(-1), atol=1e-6)
-  assert (np.abs(got[8:12]) < 1e-6).all()
+# An independent reference for the loss and its gradient: Gemma 3 and the papers' formulas in float64 NumPy.
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3])
-def test_policy_loss(folders, beta):
-  rng, (b, t, temperature, epsilon) = np.random.default_rng(0), (6, 16, 0.9, 0.2)
-  graphdef, state = nnx.split(loaded(folders["gemma3_text"]))
-  rows = lambda low, high: [list(map(int, rng.integers(10, 768, rng.integers(low, high)))) for _ in range(b)]
-  batch = sft.make_batch(rows(3, 14), rows(2, t), 0, 16, t)
-  logps = np.asarray(jax.jit(lambda s, x: sft.token_logps(nnx.merge(graphdef, s), x, temperature))(state, batch)).astype(np.float64)
-  mask, t = batch["completion_mask"].astype(np.float64), batch["completion_mask"].shape[1]
-  lengths = mask.sum(1, keepdims=True)
-  old, reference = (logps + rng.normal(0, 0.5, (b, t)) for _ in range(2))
-  advantage = rng.standard_normal((b, 1))
-  ratio, d = np.exp(logps - old), reference - logps
-  terms = -np.minimum(ratio * advantage, np.clip(ratio, 1 - epsilon, 1 + epsilon) * advantage) + beta * (np.exp(d) - d - 1)
-  want = np.mean((terms * mask).sum(1) / lengths[:, 0])  # eq. 3: over a completion's tokens, then over completions
-  high, low = ((mask > 0) & (advantage > 0) & (ratio > 1 + epsilon)), ((mask > 0) & (advantage < 0) & (ratio < 1 - epsilon))
-  assert high.any() and low.any()
-  batch |= {"old_logps": old.astype(np.float32), "reference_logps": reference.astype(np.float32), "advantages": advantage[:, 0].astype(np.float32),
-            "weights": (mask / lengths / b).astype(np.float32), "shares": (mask / mask.sum()).astype(np.float32)}
-  config = types.SimpleNamespace(temperature=temperature, epsilon=epsilon, beta=beta)
-  loss, aux = jax.jit(lambda s, x: grpo.policy_loss(nnx.merge(graphdef, s), x, config, 0, 1))(state, batch)
-  assert float(loss) == pytest.approx(want, rel=1e-5, abs=1e-5)
-  assert float(aux["clip_fraction"]) == pytest.approx((high | low).sum() / mask.sum(), abs=1e-5)
-  assert float(aux["kl"]) == pytest.approx((((np.exp(d) - d - 1) * mask).sum() / mask.sum()) if beta else 0, rel=1e-4)
+def numpy_logps(w, prompt_ids, completion_ids, temperature):
+  """Log-probabilities [T] of one completion; `w` are the weights of SMALL (all layers local, window longer than the text) by name."""
+  ids = np.concatenate([prompt_ids, completion_ids])
+  norm = lambda x, scale: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * (1 + scale)
+  angle = np.arange(len(ids))[:, None] / 10_000.0 ** (np.arange(8) / 8)
+  rotate = lambda x: np.concatenate([x[..., :8] * np.cos(angle)[:, None] - x[..., 8:] * np.sin(angle)[:, None],
+                                     x[..., 8:] * np.cos(angle)[:, None] + x[..., :8] * np.sin(angle)[:, None]], -1)
+  x = w["embedder.input_embedding"][ids] * np.sqrt(64)
+  for i in range(2):
+    get = lambda name: w[f"layers.{i}.{name}"]
+    h = norm(x, get("pre_attention_norm.scale"))
+    query = rotate(norm(np.einsum("td,ndh->tnh", h, get("attn.q_einsum.w")), get("attn._query_norm.scale"))) / 4
+    key, value = np.einsum("td,cdh->cth", h, get("attn.kv_einsum.w")[:, 0])
+    scores = np.einsum("tnh,sh->nts", query, rotate(norm(key, get("attn._key_norm.scale"))[:, None])[:, 0])
+    scores = np.exp(np.where(np.tril(np.ones(scores.shape[1:], bool)), scores - scores.max(-1, keepdims=True), -np.inf))
+    attended = np.einsum("nts,sh->tnh", scores / scores.sum(-1, keepdims=True), value)
+    x = x + norm(np.einsum("tnh,nhd->td", attended, get("attn.attn_vec_einsum.w")), get("post_attention_norm.scale"))
+    h = norm(x, get("pre_ffw_norm.scale"))
+    gate = h @ get("mlp.gate_proj.kernel")
+    gelu = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+    x = x + norm(gelu * (h @ get("mlp.up_proj.kernel")) @ get("mlp.down_proj.kernel"), get("post_ffw_norm.scale"))
+  logits = norm(x, w["final_norm.scale"])[len(prompt_ids) - 1:-1] @ w["embedder.input_embedding"].T / temperature
+  return logits[np.arange(len(completion_ids)), completion_ids] - np.log(np.exp(logits).sum(-1))
+
+
+def numpy_loss(logps, old, reference, rewards, truncated, *, beta, epsilon, epsilon_high, advantage, loss_aggregation, importance, mask_truncated, limit):
+  """The loss of completions in groups of G (lists of [T_i]), straight from the papers."""
+  terms = []
+  for i, (pi, mu, ref) in enumerate(zip(logps, old, reference)):
+    group = rewards[i // G * G:i // G * G + G]
+    a = {"std": (rewards[i] - group.mean()) / (group.std(ddof=1) + 1e-4), "mean": rewards[i] - group.mean(),
+         "rloo": rewards[i] - (group.sum() - rewards[i]) / (G - 1)}[advantage]
+    # GSPO's eq. 5: the geometric mean of the tokens' ratios; its value and, summed over the tokens, its gradient are GSPO-token's
+    ratio = np.exp(pi - mu) if importance == "token" else np.full(len(pi), np.exp((pi - mu).mean()))
+    objective = np.minimum(ratio * a, np.clip(ratio, 1 - epsilon, 1 + epsilon_high) * a) - beta * (np.exp(ref - pi) - (ref - pi) - 1)
+    terms.append(-objective * (not (mask_truncated and truncated[i])))
+  if loss_aggregation == "sequence":
+    return np.mean([x.mean() for x in terms])
+  return sum(x.sum() for x in terms) / (sum(map(len, terms)) if loss_aggregation == "token" else len(terms) * limit)
+
+
+G = 3
+GRPO = dict(beta=0.3, epsilon=0.2, epsilon_high=0.2, advantage="std", loss_aggregation="sequence", importance="token", mask_truncated=False)
+VARIANTS = {  # what differs from GRPO
+    "grpo": {}, "on policy": {}, "without KL": {"beta": 0.0}, "dr. grpo": {"beta": 0.0, "advantage": "mean", "loss_aggregation": "constant"},
+    "rloo": {"advantage": "rloo"}, "dapo": {"beta": 0.0, "epsilon_high": 0.4, "loss_aggregation": "token", "mask_truncated": True},
+    "gspo-token": {"importance": "sequence", "epsilon": 0.05, "epsilon_high": 0.05, "beta": 0.0}, "gspo-token with KL": {"importance": "sequence"}}
+
+
+def grpo_case(folder, options, on_policy):
+  """(the shipped loss with gradient, its weights, those in float64 by name, numpy_loss of such, (logps, old, reference), the batch)."""
+  rng, limit, temperature = np.random.default_rng(0), 20, 0.9
+  rows = lambda low, high: [rng.integers(10, 768, rng.integers(low, high)) for _ in range(2)]
+  prompts = [x for x in rows(3, 14) for _ in range(G)]
+  completions = [x for _ in range(G) for x in rows(2, 17)]
+  reward, truncated = rng.choice([0.0, 0.2, 1.0], 2 * G), rng.random(2 * G) < 0.4
+  reward[:2] = 0.0, 1.0
+  graphdef, state = nnx.split(loaded(folder))
+  name = lambda path: ".".join(str(k) for k in path)
+  weights = {name(path): np.asarray(x[...], np.float64) for path, x in state.flat_state()}
+  forward = lambda w: [numpy_logps(w, p, c, temperature) for p, c in zip(prompts, completions)]
+  logps = forward(weights)
+  # Away from the policy by token and, for the ratio of a whole completion, by completion.
+  old = logps if on_policy else [x + rng.normal(0, 0.15) + rng.normal(0, 0.3, len(x)) for x in logps]
+  reference = [x + rng.normal(0, 0.5, len(x)) for x in logps]
+  batch = sft.make_batch(prompts, completions, 0, 16, limit)
+  mask, lengths = batch["completion_mask"], np.array([len(x) for x in completions])
+
+  def padded(values):
+    out = np.zeros(mask.shape, np.float32)
+    out[mask] = np.concatenate(values)
+    return out
+
+  batch |= {"advantages": grpo.group_advantages(reward, G, options["advantage"]), "reference_logps": padded(reference), "rollout_logps": padded(old),
+            "weights": mask * grpo.token_weight(lengths, options["loss_aggregation"], limit, truncated & options["mask_truncated"])[:, None],
+            "shares": (mask / mask.sum()).astype(np.float32)} | ({} if on_policy else {"old_logps": padded(old)})
+  config = types.SimpleNamespace(temperature=temperature, **{k: options[k] for k in ("beta", "epsilon", "epsilon_high", "importance")})
+  shipped = jax.jit(jax.value_and_grad(lambda s: grpo.policy_loss(nnx.merge(graphdef, s), batch, config, 0, 1), has_aux=True))
+  reference_loss = lambda w: numpy_loss(forward(w), old, reference, reward, truncated, limit=limit, **options)
+  return shipped, state, weights, reference_loss, (logps, old, reference), batch
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_loss_and_gradient_equal_float64_numpy(folders, variant):
+  options = GRPO | VARIANTS[variant]
+  shipped, state, weights, reference_loss, (logps, old, reference), _ = grpo_case(folders["small"], options, variant == "on policy")
+  (loss, aux), gradient = shipped(state)
+  assert float(loss) == pytest.approx(reference_loss(weights), rel=1e-4)
+  every = np.concatenate
+  d = every(reference) - every(logps)
+  assert float(aux["kl"]) == pytest.approx(np.mean(np.exp(d) - d - 1) if options["beta"] else 0, rel=1e-4)
+  assert float(aux["entropy"]) == pytest.approx(-np.mean(every(logps)), rel=1e-4)
+  assert (float(aux["clip_fraction"]) == 0) == (variant == "on policy")
+  rng, errors = np.random.default_rng(1), []
+  for path, x in gradient.flat_state():
+    name, g = ".".join(map(str, path)), np.asarray(x[...], np.float64)
+    if name not in weights or not g.any():
+      continue
+    noise = rng.standard_normal(g.shape)
+    direction = g / np.linalg.norm(g) + noise / np.linalg.norm(noise)  # sees an error along the gradient, and across it
+    at = lambda h: reference_loss(weights | {name: weights[name] + h * direction})
+    slope = (at(1e-5) - at(-1e-5)) / 2e-5
+    errors.append(abs((g * direction).sum() - slope) / np.linalg.norm(g))
+    assert errors[-1] < 1e-4, name
+  assert len(errors) == 2 * 12 + 2  # tensors of a layer, embedding, final norm
+  print(f"{variant}: loss differs by {abs(float(loss) / reference_loss(weights) - 1):.1e} of its size, slopes by at most {max(errors):.1e}")
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("rloo", "dapo")])  # TRL's token mean drops cut-off completions from its denominator
+def test_loss_and_gradient_equal_those_of_trl(folders, variant):
+  torch, grpo_trainer = pytest.importorskip("torch"), pytest.importorskip("trl.trainer.grpo_trainer")
+  import transformers
+  options = GRPO | VARIANTS[variant]
+  shipped, state, _, _, _, batch = grpo_case(folders["small"], options, variant == "on policy")
+  (loss, _), gradient = shipped(state)
+  model = transformers.AutoModelForCausalLM.from_pretrained(folders["small"], attn_implementation="eager", dtype=torch.float32).eval()
+
+  def logps(model, ids, mask, keep, **kwargs):
+    out = model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)).logits[:, -keep - 1:-1] / 0.9
+    return out.log_softmax(-1).gather(-1, ids[:, -keep:, None])[..., 0], torch.zeros(ids.shape[0], keep), None
+
+  tensor = {k: torch.tensor(np.asarray(v)) for k, v in batch.items()}
+  inputs = {"prompt_ids": tensor["prompt_ids"].long(), "prompt_mask": tensor["prompt_mask"].long(), "completion_ids": tensor["completion_ids"].long(),
+            "completion_mask": tensor["completion_mask"].long(), "advantages": tensor["advantages"], "ref_per_token_logps": tensor["reference_logps"],
+            "old_per_token_logps": tensor.get("old_logps")}
+  trainer = types.SimpleNamespace(
+      _get_per_token_logps_and_entropies=logps, model=model, beta=options["beta"], epsilon_low=options["epsilon"], epsilon_high=options["epsilon_high"],
+      loss_type={"sequence": "grpo", "constant": "dr_grpo"}[options["loss_aggregation"]], importance_sampling_level=options["importance"],
+      max_completion_length=20, aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, use_vllm=False, _entropy_bonus_enabled=False,
+      args=types.SimpleNamespace(use_bias_correction_kl=False, delta=None), _metrics={"eval": collections.defaultdict(list)},
+      accelerator=types.SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x))
+  theirs = grpo_trainer.GRPOTrainer._compute_loss(trainer, model, inputs)
+  theirs.backward()
+  mine, want = (np.asarray(gradient.embedder.input_embedding[...]), model.get_input_embeddings().weight.grad.numpy())
+  print(f"TRL, {variant}: loss differs by {abs(float(loss) - theirs.item()):.1e} of {theirs.item():.3f}, the embedding's gradient by "
+        f"{np.linalg.norm(mine - want) / np.linalg.norm(want):.1e} of its norm")
+  assert float(loss) == pytest.approx(theirs.item(), rel=1e-4, abs=1e-6)
+  assert np.linalg.norm(mine - want) < 1e-4 * np.linalg.norm(want)
+
+
+def test_advantages_of_a_group_that_agrees_are_zero():
+  for advantage in grpo.ADVANTAGES:
+    assert (np.abs(grpo.group_advantages(np.array([0.3] * 4 + [0.0, 0.3, 0.3, 0.9]), 4, advantage)[:4]) < 1e-6).all()
