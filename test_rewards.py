@@ -402,7 +402,8 @@ def test_judge_reads_only_a_plain_verdict(reply, score, requests, counts):
 
 
 @pytest.mark.parametrize("reply,value", [("yes", True), ("Yes!", True), ("no", False), ("_No_.", None), ("yes?", None), ("yesterday", None), ("yes, no", None), ("yes yes", None), ("1", None), ("true", None), ("", None),
-                                         (made("no", "Yes, yes."), False), (made("yes"), True), (made("perhaps", "yes"), None), ("<answer>yes</answer><answer>no</answer>", None)])
+                                         (made("no", "Yes, yes."), False), (made("yes"), True), (made("perhaps", "yes"), None), ("<answer>yes</answer><answer>no</answer>", None),
+                                         ('{"verdict": "yes"}', True), ('{"why": "yes, yes", "verdict": "No"}', False), ('{"why": "yes"}', None), ('{"verdict": true}', None), ('{"verdict": "yes"', None), ('{"verdict": {"verdict": "yes"}}', None), ("{" * 9999, None)])
 def test_verdict(reply, value):
   assert rewards.verdict(reply) is value
 
