@@ -18,10 +18,12 @@ Choices:
      takes the place of the components that need an answer. Components that do not apply drop out and the weights renormalise.
   5. Being right comes first, by construction (`_shelf`): whatever the weights, a wrong or malformed completion of a checked row
      stays below a right and well-formed one.
+  6. A language model may judge open-ended rows too (--judge, docs/judge.md). What it finds counts only as far as the rules agree.
 
 Commands:
   python rewards.py                                            a handful of samples under every preset
   python rewards.py --input=completions.jsonl --preset=router  one line per completion, and a summary
+  python rewards.py --judge=http://localhost:8000              with a judge, at any OpenAI-compatible server
 """
 import collections
 import concurrent.futures
