@@ -28,8 +28,10 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 
 from absl import flags
 
@@ -1275,6 +1277,7 @@ def run_script(main, define_flags, argv=None):
     for name in values:
       print(f"  --{name}={'' if values[name].default is None else values[name].default}\n      {values[name].help}")
     return None if notebook else sys.exit(0)
+  handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
   try:
     unexpected = values(argv)[1:]
     if unexpected:
@@ -1286,6 +1289,15 @@ def run_script(main, define_flags, argv=None):
       raise ValueError(text) from None
     print(f"{script}: error: {text}", file=sys.stderr)
     sys.exit(2 if isinstance(error, flags.Error) else 1)
+  except KeyboardInterrupt:
+    if notebook:
+      raise
+    print(f"{script}: stopped; what was saved before is whole, and the same command goes on from it", file=sys.stderr)
+    sys.exit(130)
+  finally:
+    if threading.current_thread() is threading.main_thread():
+      for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def define_flags(values):

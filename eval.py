@@ -6,18 +6,26 @@ Greedy by default, as the hackathon's judges sample. For every checkpoint and ev
   format_partial   an answer can be read, the format is not exact; exact ones count too
   exact            the answer equals the gold answer (rows with a gold answer of a verifiable task)
   partial          the answer is within 10% of the gold answer; exact ones count too
+  judge            share of the checklist that --judge finds met, mean over the open-ended rows that it answered for
+  judge_failed     share of the open-ended rows that it did not answer for: no reply, or no plain yes or no
   truncated        cut off at --max_completion_length
   length           tokens of a completion, mean
+
+Shares of right answers come with their 95% interval (Wilson), and with the difference to the checkpoint named before,
+over the same prompts, with its own.
 
   python eval.py                                            # base and the legs found in runs/
   python eval.py --ckpt=base,runs/sft,runs/math --data=gsm8k --limit=200
   python eval.py --ckpt=runs/mixed --interactive
 
 Writes eval.json and eval_samples.jsonl into the run folder of the last checkpoint named (into --out if only the base is).
+The samples are written batch by batch: stopped, by --max_hours or otherwise, the same command goes on behind the last one.
 """
 from __future__ import annotations
 
+import collections
 import functools
+import hashlib
 import json
 import pathlib
 import time
@@ -41,7 +49,7 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "batch_size": (256, 64),
 }
 LEGS = ("runs/sft", "runs/math", "runs/mixed")
-COLUMNS = ("format_exact", "format_partial", "exact", "partial", "truncated", "length")
+COLUMNS = ("format_exact", "format_partial", "exact", "partial", "judge", "judge_failed", "truncated", "length")
 
 
 def define_flags(fv: absl_flags.FlagValues) -> None:
@@ -55,10 +63,12 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("data", None, "As in sft.py; of a file all rows are used." + by_model("data"))
   integer("limit", 1500, "Prompts evaluated, at most; 0: all.")
   string("out", "runs/base", "Folder for the results when no run folder is named in --ckpt.")
+  rewards.define_judge_flags(fv)
   # How
   integer("max_prompt_length", None, "Tokens of a prompt; longer ones are dropped and counted." + by_model("max_prompt_length"))
   integer("max_completion_length", None, "Tokens of a completion." + by_model("max_completion_length"))
   integer("batch_size", None, "Prompts decoded at a time." + by_model("batch_size"))
+  absl_flags.DEFINE_float("max_hours", 8.5, "Wall time from the start of main; what was decoded by then is kept.", flag_values=fv)
   absl_flags.DEFINE_float("temperature", 0.0, "Sampling temperature; 0 is greedy.", flag_values=fv)
   integer("seed", 0, "Seed of the sample of prompts and of sampling.")
   string("mesh", None, "Devices as fsdp,tp (default: all of them,1).")
@@ -67,7 +77,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   absl_flags.DEFINE_bool("interactive", False, "Answer questions typed at the terminal, with the last checkpoint.", flag_values=fv)
 
 
-def judge(completion: sft.Completion, example: data.Example) -> dict[str, Any]:
+def grade(completion: sft.Completion, example: data.Example) -> dict[str, Any]:
   """One completion's row: format, exact, partial (None without a gold answer to check), truncated, length."""
   form = rewards.parse(completion.text).format
   return {
@@ -77,27 +87,59 @@ def judge(completion: sft.Completion, example: data.Example) -> dict[str, Any]:
       "truncated": completion.truncated, "length": len(completion.ids)}
 
 
-def summarise(ckpt: str, tasks: list[str], judged: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Rows of eval.json: means over all prompts and over those of each task; None where nothing could be checked."""
+def add_verdicts(llm_judge: rewards.Judge | None, samples: list[dict[str, Any]]) -> None:
+  """Adds judge and judge_failed to the samples of open-ended prompts, None to the others."""
+  opened = [s for s in samples if llm_judge and not rewards.is_checked(s["task"], s["answer"])]
+  columns = [[s[key] for s in opened] for key in ("question", "completion", "task")]
+  verdicts = llm_judge(*columns, neutral=None) if opened else []
+  for sample in samples:
+    sample["judge"] = sample["judge_failed"] = None
+  for sample, verdict in zip(opened, verdicts, strict=True):
+    sample["judge"], sample["judge_failed"] = verdict, verdict is None
+
+
+def wilson(share: float, n: int) -> list[float]:
+  """95% interval of a share of n trials (Wilson 1927). (0.5, 100) -> [0.404, 0.596]"""
+  z = 1.96
+  centre, half = share + z * z / (2 * n), z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5
+  return [(centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)]
+
+
+def summarise(ckpt: str, samples: list[dict[str, Any]], before: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Rows of eval.json: means over all samples and over those of each task; None where nothing could be checked.
+
+  `before` are the samples of the checkpoint named before, of the same prompts in the same order, or none.
+  """
   rows = []
-  for task in ["all", *sorted(set(tasks))]:
-    chosen = [j for j, t in zip(judged, tasks) if task in ("all", t)]
-    row = {"ckpt": ckpt, "task": task, "n": len(chosen), "n_checked": sum(j["exact"] is not None for j in chosen)}
+  for task in ["all", *sorted({s["task"] for s in samples})]:
+    chosen = [i for i, s in enumerate(samples) if task in ("all", s["task"])]
+    row = {"ckpt": ckpt, "task": task, "n": len(chosen)}
     for column in COLUMNS:
-      values = [j[column] for j in chosen if j[column] is not None]
+      values = [samples[i][column] for i in chosen if samples[i][column] is not None]
       row[column] = float(np.mean(values)) if values else None
+    checked = [i for i in chosen if samples[i]["exact"] is not None]
+    row["n_checked"] = len(checked)
+    row["exact_interval"] = wilson(row["exact"], len(checked)) if checked else None
+    if checked and before:
+      gain = np.array([float(samples[i]["exact"]) - before[i]["exact"] for i in checked])
+      half = 1.96 * gain.std() / len(gain) ** 0.5
+      row["gain"], row["gain_interval"] = gain.mean(), [gain.mean() - half, gain.mean() + half]
     rows.append(row)
   return rows
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
   tasks = list(dict.fromkeys(r["task"] for r in rows))
+  columns = [c for c in COLUMNS if not c.startswith("judge") or any(r[c] is not None for r in rows)]
   width = max(len(r["ckpt"]) for r in rows)
   for task in tasks:
-    print(f"\n{task:{width}}  {'n':>5}  " + "  ".join(f"{c:>14}" for c in COLUMNS))
+    print(f"\n{task:{width}}  {'n':>5}  " + "  ".join(f"{c:>14}" for c in columns))
     for row in (r for r in rows if r["task"] == task):
-      cells = ("-" if row[c] is None else f"{row[c]:.1f}" if c == "length" else f"{row[c]:.1%}" for c in COLUMNS)
+      cells = ("-" if row[c] is None else f"{row[c]:.1f}" if c == "length" else f"{row[c]:.1%}" for c in columns)
       print(f"{row['ckpt']:{width}}  {row['n']:>5}  " + "  ".join(f"{c:>14}" for c in cells))
+    for row in (r for r in rows if r["task"] == task and r["exact_interval"]):
+      text = "{}: exact {:.1%} ({:.1%} to {:.1%}), n = {}".format(row["ckpt"], row["exact"], *row["exact_interval"], row["n_checked"])
+      print("  " + text + (", {:+.1%} ({:+.1%} to {:+.1%}) to the row above".format(row["gain"], *row["gain_interval"]) if "gain" in row else ""))
 
 
 def main(fv: absl_flags.FlagValues) -> None:
@@ -121,6 +163,7 @@ def main(fv: absl_flags.FlagValues) -> None:
       raise ValueError(f"--{name}={fv[name].value} must be positive")
   if fv.temperature < 0 or fv.limit < 0:
     raise ValueError("--temperature and --limit must not be negative")
+  llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   mesh = sft.make_mesh(fv.mesh or f"{jax.device_count()},1")
   adapters = {(info["flags"]["lora_rank"], info["flags"]["lora_alpha"]) for _, info in found.values()}
   if len(adapters) > 1:
@@ -151,28 +194,62 @@ def main(fv: absl_flags.FlagValues) -> None:
     return interact(sampler, fv)
 
   # --- Evaluate ---
-  rows, samples = [], []
-  for name in names:
-    take(name)
-    completions = []
-    for i in tqdm(range(0, len(prompts), fv.batch_size), desc=name, unit="batch"):
-      completions += sampler(
-          prompts[i:i + fv.batch_size], max_prompt_length=fv.max_prompt_length,
-          max_completion_length=fv.max_completion_length, temperature=fv.temperature, seed=fv.seed + i)
-    judged = [judge(c, e) for c, e in zip(completions, examples, strict=True)]
-    rows += summarise(name, [e.task for e in examples], judged)
-    samples += [{"ckpt": name, "task": e.task, "question": e.question, "answer": e.answer, "completion": c.text, **j}
-                for c, e, j in zip(completions, examples, judged)]
-
-  # --- Save ---
   out = pathlib.Path(fv.out) if names[-1] == "base" else found[names[-1]][0].parent.parent
   out.mkdir(parents=True, exist_ok=True)
+  samples_file, stop = out / "eval_samples.jsonl", sft.Stop(started, fv.max_hours)
+  # What a completion depends on, but for the prompts of its batch; samples of other settings are of no use.
+  settings = json.dumps([fv.model, fv.dtype, fv.max_completion_length, fv.temperature, fv.seed])
+  identity = {name: hashlib.sha256(f"{settings} {found[name][0] if name in found else name}".encode()).hexdigest()[:12] for name in names}
+  decoded = read_samples(samples_file, set(identity.values()))
+  sft.write_atomically(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for batch in decoded.values() for s in batch))
+  by_ckpt = {}
+  for name in names:
+    take(name)
+    by_ckpt[name] = []
+    for i in tqdm(range(0, len(prompts), fv.batch_size), desc=name, unit="batch"):
+      part, batch_start = examples[i:i + fv.batch_size], time.time()
+      batch = identity[name] + " " + hashlib.sha256(json.dumps([i, *(e.question for e in part)]).encode()).hexdigest()[:12]
+      if len(decoded.get(batch, ())) != len(part):
+        completions = sampler(prompts[i:i + fv.batch_size], max_prompt_length=fv.max_prompt_length,
+                              max_completion_length=fv.max_completion_length, temperature=fv.temperature, seed=fv.seed + i)
+        decoded[batch] = [{"ckpt": name, "batch": batch, "task": e.task, "question": e.question, "answer": e.answer, "completion": c.text,
+                           **grade(c, e)} for c, e in zip(completions, part, strict=True)]
+        with open(samples_file, "a", encoding="utf-8") as f:
+          f.writelines(json.dumps(s, ensure_ascii=False) + "\n" for s in decoded[batch])
+        reason = stop.reason(time.time() - batch_start, 5.0, first=not i)
+        if reason and (name, i + fv.batch_size) < (names[-1], len(prompts)):
+          print(f"stopped ({reason}); what was decoded is in {samples_file}, and the same command goes on from there")
+          return
+      by_ckpt[name] += decoded[batch]
+
+  # --- Save ---
+  if fv.judge == "self":
+    take("base")
+    llm_judge.ask = functools.partial(sft.ask, sampler, max_completion_length=fv.max_completion_length)
+  rows, before = [], []
+  for name, samples in by_ckpt.items():
+    add_verdicts(llm_judge, samples)
+    rows += summarise(name, samples, before)
+    before = samples
+  samples = [s for part in by_ckpt.values() for s in part]
   report = {"model": fv.model, "data": fv.data, "n": len(examples), "seed": fv.seed, "temperature": fv.temperature,
             "max_completion_length": fv.max_completion_length, "minutes": round((time.time() - started) / 60, 2), "rows": rows}
   sft.write_atomically(out / "eval.json", json.dumps(report, indent=2) + "\n")
-  sft.write_atomically(out / "eval_samples.jsonl", "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+  sft.write_atomically(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
   print_table(rows)
+  if llm_judge:
+    print("\njudge: " + ", ".join(f"{n} {name}" for name, n in llm_judge.take_counts().items()))
   print(f"\n{fv.model} on {fv.data}: {len(examples)} prompts, wrote {out}/eval.json and eval_samples.jsonl ({report['minutes']} minutes)")
+
+
+def read_samples(path: pathlib.Path, identities: set[str]) -> dict[str, list[dict[str, Any]]]:
+  """Samples of earlier, stopped evaluations by batch; those of other settings and a half-written line are left out."""
+  batches = collections.defaultdict(list)
+  for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
+    sample = json.loads(line) if line.endswith("\n") else {}
+    if sample.get("batch", "").split(" ")[0] in identities:
+      batches[sample["batch"]].append(sample)
+  return batches
 
 
 def interact(sampler: sft.Sampler, fv: absl_flags.FlagValues) -> None:

@@ -94,6 +94,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   # Reward
   absl_flags.DEFINE_enum("preset", "router", list(rewards.PRESETS), "Reward preset; the router judges mathematics on being right alone.", flag_values=fv)
   string("reward_weights", "", "Overrides the preset's weights, as in format=0.3,correctness=0.5; empty: the preset's own.")
+  rewards.define_judge_flags(fv)
   absl_flags.DEFINE_enum("anneal_to", None, list(rewards.PRESETS), "Preset that the reward moves to, linearly over the run, from --preset with its "
                          "--reward_weights (default: it stays).", flag_values=fv)
   # GRPO
@@ -210,7 +211,7 @@ def policy_loss(model, batch, algo_config, pad_id, eos_id):
   return jnp.sum(jnp.where(mask, loss, 0.0) * batch["weights"]), aux
 
 
-def judge(reward_fns: list[Any], completions: list[str], examples: list[data.Example]) -> tuple[dict[str, np.ndarray], list[bool]]:
+def grade(reward_fns: list[Any], completions: list[str], examples: list[data.Example]) -> tuple[dict[str, np.ndarray], list[bool]]:
   """(weighted reward components [rows] by name, whether right, of the rows that can be checked) of one completion per example."""
   prompts = [data.format_prompt(e.question) for e in examples]
   columns = dict(answer=[e.answer for e in examples], task=[e.task for e in examples], question=[e.question for e in examples])
@@ -226,10 +227,10 @@ def blend(parts: dict[str, np.ndarray], others: dict[str, np.ndarray], share: fl
 class Learner(grpo_learner.GRPOLearner):
   """Tunix's GRPO learner with an explicit loop: rollout, reward, update, and one record per optimiser step."""
 
-  def __init__(self, *args, reference, mesh, fv, **kwargs):
+  def __init__(self, *args, reference, mesh, fv, llm_judge, final_fns, **kwargs):
     super().__init__(*args, **kwargs)
     self.rl_cluster.actor_trainer.with_rl_metrics_to_log({name: np.mean for name in UPDATE_METRICS})
-    self._reference, self._mesh, self._fv = reference, mesh, fv
+    self._reference, self._mesh, self._fv, self._llm_judge, self._final_fns = reference, mesh, fv, llm_judge, final_fns
     # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
     quarters = sorted({-(-fv.micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
     self._kept_sizes = [n for n in quarters if n * fv.num_generations % mesh.shape["fsdp"] == 0]
@@ -271,9 +272,9 @@ class Learner(grpo_learner.GRPOLearner):
     truncated = np.array([x[-1] not in self.rl_cluster.tokenizer._tokenizer.stop_ids for x in out.tokens])  # pylint: disable=protected-access
     rolled = time.time()
 
-    parts, correct = judge(self.reward_manager.reward_fns, out.text, rows)
-    if fv.anneal_to:
-      final_parts, _ = judge(rewards.reward_fns(fv.anneal_to), out.text, rows)
+    parts, correct = grade(self.reward_manager.reward_fns, out.text, rows)
+    if self._final_fns:
+      final_parts, _ = grade(self._final_fns, out.text, rows)
       parts = blend(parts, final_parts, training_input["progress"])
     reward = sum(parts.values())
     exact = [rewards.parse(text).format == "exact" for text in out.text]
@@ -305,6 +306,7 @@ class Learner(grpo_learner.GRPOLearner):
         "correct": float(np.mean(correct)) if correct else None, "format": float(np.mean(exact)),
         "completion_length": float(lengths.mean()), "truncated": float(truncated.mean()),
         "zero_variance": float(equal.mean()), "tokens": int(lengths.sum()),
+        **({f"judge/{name}": n for name, n in self._llm_judge.take_counts().items()} if self._llm_judge else {}),
         "time/rollout": rolled - start, "time/reward": rewarded - rolled, "time/reference": time.time() - rewarded}
     samples = [{"task": e.task, "question": e.question, "answer": e.answer, "completion": text, "reward": float(r), "advantage": float(a),
                 **{f"reward/{name}": float(x[i]) for name, x in parts.items()}, "truncated": bool(truncated[i])}
@@ -363,7 +365,9 @@ def main(fv: absl_flags.FlagValues) -> None:
   fv.epsilon_high = fv.epsilon if fv.epsilon_high is None else fv.epsilon_high
   if not 0 <= fv.math_fraction <= 1 or fv.temperature <= 0 or fv.beta < 0 or min(fv.epsilon, fv.epsilon_high) <= 0:
     raise ValueError("--math_fraction must lie in [0, 1], --temperature, --epsilon and --epsilon_high above 0, --beta at or above 0")
-  reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights) if fv.reward_weights else None)
+  llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
+  reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights), llm_judge)
+  final_fns = rewards.reward_fns(fv.anneal_to, None, llm_judge) if fv.anneal_to else []
   mesh = sft.make_mesh(fv.mesh)
   if fv.micro_batch_size * fv.num_generations % mesh.shape["fsdp"]:
     raise ValueError(f"--micro_batch_size={fv.micro_batch_size} x --num_generations={fv.num_generations} is not a multiple of the "
@@ -406,9 +410,11 @@ def main(fv: absl_flags.FlagValues) -> None:
   if run.started_from():
     sft.restore(model, run.started_from(), fv.lora_rank)
   reference = None
-  if fv.beta:  # before the cluster restores a resumed run's weights: the reference is where the leg started
+  if fv.beta or fv.judge == "self":  # before the cluster restores a resumed run's weights: the reference is where the leg started
     graphdef, trained, rest = nnx.split(model, sft.trained_filter(fv.lora_rank), ...)
     reference = nnx.merge(graphdef, jax.tree.map(jnp.copy, trained), rest)
+  if fv.judge == "self":
+    llm_judge.ask = functools.partial(sft.ask, sft.Sampler(reference, tokenizer, mesh), max_completion_length=fv.max_completion_length)
   optimizer, schedule = sft.make_optimizer(fv)
   role = rl_cluster.Role
   cluster = rl_cluster.RLCluster(
@@ -419,12 +425,12 @@ def main(fv: absl_flags.FlagValues) -> None:
           training_config=rl_cluster.RLTrainingConfig(
               actor_optimizer=optimizer, eval_every_n_steps=10**9, max_steps=fv.max_steps, mini_batch_size=fv.batch_size,
               train_micro_batch_size=fv.micro_batch_size if fv.micro_batch_size < fv.batch_size else None,
-              checkpoint_root_directory=str(run.folder.absolute()), checkpointing_options=sft.NEVER),
+              checkpoint_root_directory=str(run.folder.absolute()), checkpointing_options=run.checkpointing_options()),
           rollout_config=base_rollout.RolloutConfig(
               max_tokens_to_generate=fv.max_completion_length, max_prompt_length=fv.max_prompt_length, temperature=fv.temperature,
               top_p=1.0, top_k=None, eos_tokens=list(tokenizer.stop_ids))))
   learner = Learner(
-      rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, fv=fv,
+      rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, fv=fv, llm_judge=llm_judge, final_fns=final_fns,
       algo_config=Config(
           policy_loss_fn="relay_grpo", num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
           epsilon=fv.epsilon, epsilon_high=fv.epsilon_high, importance=fv.importance))
@@ -441,39 +447,41 @@ def main(fv: absl_flags.FlagValues) -> None:
     ids = [sft.encode(tokenizer, data.format_prompt(e.question), bos=True) for e in checked]
     texts = [c.text for c in cluster.rollout.sampler(ids, max_prompt_length=fv.max_prompt_length,
                                                       max_completion_length=fv.max_completion_length)]
-    parts, correct = judge(rewards.reward_fns(fv.anneal_to) if fv.anneal_to else reward_fns, texts, checked)
+    parts, correct = grade(final_fns or reward_fns, texts, checked)
+    if llm_judge:
+      llm_judge.take_counts()  # a step's record counts its own rollout
     return {"validation_reward": float(np.mean(sum(parts.values()))),
             "validation_correct": float(np.mean(correct)) if correct else None}
 
   # --- Train ---
-  ended_because = "max_steps"
-  last_save = time.time()
+  ended_because, stop = "max_steps", sft.Stop(started, fv.max_hours)
+  rollout_start = time.time()
   for record, samples in learner.train(batches(first // fv.num_iterations)):
     step = record["step"]
     record = {"step": step, "loss": record.pop("loss"), "learning_rate": float(schedule(step - 1)), **record}
-    if checked and (step % fv.eval_every == 0 or step == fv.max_steps):
+    whole = step % fv.num_iterations == 0  # between two updates of one rollout there is nothing to save: its policy would be lost
+    if checked and whole and (step % fv.eval_every < fv.num_iterations or step == fv.max_steps):
       record.update(validate())
     run.log("metrics.jsonl", record)
     if step % fv.eval_every in (0, 1) and samples:
       run.log("samples.jsonl", *({"step": step, **s} for s in samples[:2 * fv.num_generations]))
     now = time.time()
     shown = {k: record[k] for k in ("reward", "correct", "format", "kl", "entropy", "completion_length", "truncated", "grad_norm",
-                                    "validation_reward", "validation_correct", "time/step") if record.get(k) is not None}
+                                    "judge/neutral", "validation_reward", "validation_correct", "time/step") if record.get(k) is not None}
     print(sft.step_line(step, fv.max_steps, shown, (now - started) / (step - first) * (fv.max_steps - step)), flush=True)
-    if step % fv.num_iterations:
-      continue  # between two updates of one rollout there is nothing to save: the rollout's policy would be lost
-    if now - started + 2 * record["time/step"] * fv.num_iterations + 60 > fv.max_hours * 3600 and step < fv.max_steps:
-      ended_because = "max_hours"
+    if not whole:
+      continue
+    if run.is_best(record) or now - run.last_save > fv.save_every_minutes * 60:
+      run.checkpoint(trainer)
+    reason = stop.reason(now - rollout_start, run.save_seconds, first=step == first + fv.num_iterations)
+    rollout_start = now
+    if reason and step < fv.max_steps:
+      ended_because = reason
       break
-    if now - last_save > fv.save_every_minutes * 60:
-      sft.save_checkpoint(trainer, fv.lora_rank)
-      run.save(step=step)
-      last_save = time.time()
 
   # --- Save ---
-  sft.save_checkpoint(trainer, fv.lora_rank)
+  run.checkpoint(trainer, finished=ended_because == "max_steps", ended_because=ended_because)
   cluster.close()
-  run.save(step=trainer.train_steps, finished=ended_because == "max_steps", ended_because=ended_because)
   print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
   after = f"python grpo.py --stage=mixed --model={fv.model} --init_ckpt={run.folder}" if fv.stage == "math" else "python eval.py"
   print(f"next: {after}" if ended_because == "max_steps" else "next: the same command again continues this run")

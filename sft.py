@@ -19,11 +19,15 @@ Shapes: B examples, P prompt length, T target length, D width, V vocabulary.
 from __future__ import annotations
 
 import functools
+import hashlib
+import importlib.util
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from typing import Any, Callable, NamedTuple, Sequence
@@ -116,7 +120,8 @@ def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any
   integer("micro_batch_size", None, "Examples or prompts in one forward and backward pass (default: --batch_size).")
   integer("max_steps", None, "Optimiser steps." + by_model("max_steps"))
   number("max_hours", 8.5, "Wall time from the start of main; the run then saves, says how to go on and ends.")
-  number("save_every_minutes", 20.0, "Minutes between checkpoints; there is always one at the end.")
+  number("save_every_minutes", 20.0, "Minutes between checkpoints; there is one at the end and at each best validation, too.")
+  string("wandb", "", "Weights & Biases project that also gets the metrics; empty: none.")
   integer("seed", 0, "Seed of data order, initialisation and sampling.")
 
 
@@ -215,12 +220,13 @@ def read_run(folder: pathlib.Path) -> dict[str, Any]:
 
 
 class Run:
-  """A run folder: run.json, metrics.jsonl and samples.jsonl.
+  """A run folder: run.json, metrics.jsonl, samples.jsonl, TensorBoard's events where tensorboardX is installed, and checkpoints.
 
-  Raises ValueError when the folder holds a run with other flags, so that two runs never mix.
+  Of the checkpoints, the last two stay and the best by validation. Raises ValueError when the folder holds a run with
+  other flags, so that two runs never mix.
   """
 
-  GROWS = ("max_steps", "max_hours", "save_every_minutes")  # flags that may differ when a run continues
+  GROWS = ("max_steps", "max_hours", "save_every_minutes", "wandb")  # flags that may differ when a run continues
 
   def __init__(self, fv: absl_flags.FlagValues, script: str, parent: pathlib.Path | None, flag_names: Sequence[str]):
     self.started = time.time()
@@ -232,17 +238,24 @@ class Run:
                  "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}"}
     if (self.folder / "run.json").exists():
       old = read_run(self.folder)
-      other = [n for n in flags if n not in self.GROWS and old["flags"].get(n) != flags[n]]
+      other = [n for n in flags if n not in self.GROWS and n in old["flags"] and old["flags"][n] != flags[n]]
       if other:
-        differ = ", ".join(f"--{n} was {old['flags'].get(n)}, is {flags[n]}" for n in other)
+        differ = ", ".join(f"--{n} was {old['flags'][n]}, is {flags[n]}" for n in other)
         raise ValueError(f"{self.folder} holds a run with other flags ({differ}): use its flags, or another --out")
       # What it started from stays: the leg before may have gone on since, but this one's reference policy has not moved.
       self.info = {**old, "flags": flags}
     self.hours_before = self.info["hours"]
+    self.best_step, self.best_score = None, -np.inf
+    self.last_save, self.save_seconds = time.time(), 60.0  # a guess, until there was one
+    self.board = self.wandb = None
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
+      write_atomically(self.folder / ".writable", "")
+      (self.folder / ".writable").unlink()
     except OSError as e:
-      raise ValueError(f"--out={self.folder} cannot be made ({e.strerror}): name another folder") from e
+      raise ValueError(f"--out={self.folder} cannot be written ({e.strerror}): name another folder") from e
+    if flags["wandb"] and importlib.util.find_spec("wandb") is None:
+      raise ValueError("--wandb needs a package that is not installed: pip install wandb")
 
   def started_from(self) -> pathlib.Path | None:
     """The step folder this leg started from; None is the untouched base."""
@@ -262,7 +275,16 @@ class Run:
         kept = [line for line in path.read_text().splitlines(keepends=True)
                 if line.endswith("\n") and json.loads(line)["step"] <= step]
         write_atomically(path, "".join(kept))
+        for record in map(json.loads, kept if name == "metrics.jsonl" else ()):
+          self.is_best(record)
     self.save(step=step, finished=False, **info)
+    if importlib.util.find_spec("tensorboardX"):
+      import tensorboardX  # pylint: disable=g-import-not-at-top
+      self.board = tensorboardX.SummaryWriter(str(self.folder), purge_step=step + 1)
+    if self.info["flags"]["wandb"]:
+      import wandb  # pylint: disable=g-import-not-at-top
+      self.wandb = wandb.init(project=self.info["flags"]["wandb"], name=self.folder.name, config=self.info["flags"], resume="allow",
+                              id=hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:16])
 
   def save(self, **info: Any) -> None:
     self.info.update(info, hours=round(self.hours_before + (time.time() - self.started) / 3600, 4))
@@ -271,6 +293,76 @@ class Run:
   def log(self, name: str, *records: dict[str, Any]) -> None:
     with open(self.folder / name, "a", encoding="utf-8") as f:
       f.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    for record in records if name == "metrics.jsonl" else ():
+      numbers = {k: v for k, v in record.items() if v is not None and k != "step"}
+      for key, value in numbers.items() if self.board else ():
+        self.board.add_scalar(key, value, record["step"])
+      if self.wandb:
+        self.wandb.log(numbers, step=record["step"])
+
+  def is_best(self, record: dict[str, Any]) -> bool:
+    """Notes the record's validation, if it has one, and says whether it is the best so far."""
+    score = record.get("validation_reward", -record["validation_loss"] if "validation_loss" in record else -np.inf)
+    if score <= self.best_score:
+      return False
+    self.best_step, self.best_score = record["step"], score
+    return True
+
+  def __deepcopy__(self, memo: Any) -> Run:
+    return self  # Tunix copies its configuration, and Orbax has to ask the run itself
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    """Orbax's question after every save."""
+    del context
+    kept = {*sorted(c.step for c in checkpoints)[-2:], self.best_step}
+    return [c.step in kept for c in checkpoints]
+
+  def checkpointing_options(self) -> ocp.CheckpointManagerOptions:
+    # Orbax never decides by itself when to save: between two micro-batches, or before anybody looked at the loss, is too early.
+    return ocp.CheckpointManagerOptions(save_decision_policy=ocp.checkpoint_managers.AnySavePolicy([]), preservation_policy=self,
+                                        enable_async_checkpointing=False)
+
+  def checkpoint(self, trainer: peft_trainer.PeftTrainer, **info: Any) -> None:
+    """Writes actor/<step> as Tunix's RLCluster does, now, and then run.json."""
+    start, step, lora = time.time(), trainer.train_steps, bool(self.info["flags"]["lora_rank"])
+    try:
+      if trainer.checkpoint_manager.latest_step() != step:
+        trainer.checkpoint_manager.save(step, trainer.model, trainer.optimizer, save_only_lora_params=lora, force=True,
+                                        custom_metadata={"global_step": step, "role": "actor"})
+      on_disk = [int(p.name) for p in (self.folder / "actor").iterdir() if p.name.isdigit()]
+      self.save(step=step, checkpoints={"last": step, "best": self.best_step if self.best_step in on_disk else None}, **info)
+    except Exception as e:  # Orbax raises what its storage raises: OSError, ValueError, XlaRuntimeError
+      raise ValueError(f"step {step} could not be saved in {self.folder} ({type(e).__name__}: {str(e).splitlines()[0]}): the checkpoints before it "
+                       "are whole; make room and start the same command again") from e
+    self.last_save = time.time()
+    self.save_seconds = self.last_save - start
+
+
+class Stop:
+  """Why a run should end before its last step: its time is over, SIGTERM, or Ctrl-C.
+
+  A signal lets the step finish and the run save; a second Ctrl-C stops at once. `data.run_script` takes the handlers away.
+  """
+
+  def __init__(self, started: float, max_hours: float):
+    self._deadline, self._signal, self._longest = started + 3600 * max_hours, None, 0.0
+    if threading.current_thread() is threading.main_thread():
+      signal.signal(signal.SIGTERM, self._note)
+      signal.signal(signal.SIGINT, self._note)
+
+  def _note(self, number: int, frame: Any) -> None:
+    del frame
+    if self._signal == "SIGINT" == signal.Signals(number).name:
+      raise KeyboardInterrupt
+    self._signal = signal.Signals(number).name
+    print(f"{self._signal}: finishing this step, then saving (Ctrl-C once more stops now)", flush=True)
+
+  def reason(self, step_seconds: float, save_seconds: float, first: bool) -> str | None:
+    """None to go on; else SIGTERM, SIGINT, or max_hours when another step like the longest so far, and a save, would not fit."""
+    self._longest = self._longest if first else max(self._longest, step_seconds)  # the first one compiles
+    if self._signal:
+      return self._signal
+    return "max_hours" if time.time() + self._longest + save_seconds > self._deadline else None
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
@@ -579,6 +671,20 @@ class Sampler:
     return completions[: len(prompts) * num_generations]
 
 
+def ask(sampler: Sampler, prompts: Sequence[str], *, max_completion_length: int, max_prompt_length: int = 2048, batch_size: int = 32) -> list[str | None]:
+  """The greedy reply of the sampler's model to each prompt, None for a prompt that is too long: what a rewards.Judge asks with --judge=self."""
+  ids = [encode(sampler.tokenizer, data.format_prompt(prompt), bos=True) for prompt in prompts]
+  fit = [i for i, x in enumerate(ids) if len(x) <= max_prompt_length]
+  replies = [None] * len(prompts)
+  for start in range(0, len(fit), batch_size):
+    chosen = fit[start:start + batch_size]
+    rows = [ids[i] for i in chosen] + [ids[chosen[0]]] * (batch_size - len(chosen))  # always as many rows: one compile
+    completions = sampler(rows, max_prompt_length=max_prompt_length, max_completion_length=max_completion_length)
+    for i, completion in zip(chosen, completions):
+      replies[i] = completion.text
+  return replies
+
+
 # --- Train ------------------------------------------------------------------------------------------------------------
 
 
@@ -625,11 +731,6 @@ def make_optimizer(fv: absl_flags.FlagValues) -> tuple[optax.GradientTransformat
   return with_float32_master(optax.chain(clip, adamw)), schedule
 
 
-# Orbax never decides by itself when to save: between two micro-batches, or before anybody looked at the loss, is too early.
-NEVER = ocp.CheckpointManagerOptions(
-    save_decision_policy=ocp.checkpoint_managers.AnySavePolicy([]), max_to_keep=2, enable_async_checkpointing=False)
-
-
 def update(trainer: peft_trainer.PeftTrainer, micro_batches: Sequence[Any], train: Callable[[list[Any]], None] | None = None) -> dict[str, float]:
   """One optimiser step of Tunix's trainer (by `train`, default its own); returns its metrics, averaged over the micro-batches.
 
@@ -648,14 +749,6 @@ def update(trainer: peft_trainer.PeftTrainer, micro_batches: Sequence[Any], trai
     raise ValueError(f"loss {metrics['loss']}, gradient norm {metrics['grad_norm']} at step {trainer.train_steps}: the checkpoints before "
                      "it are whole; go on from one with a smaller --learning_rate or --max_grad_norm, under another --out")
   return metrics
-
-
-def save_checkpoint(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> None:
-  """Writes actor/<step> as Tunix's RLCluster does, now."""
-  step = trainer.train_steps
-  if trainer.checkpoint_manager.latest_step() != step:
-    trainer.checkpoint_manager.save(step, trainer.model, trainer.optimizer, save_only_lora_params=bool(lora_rank), force=True,
-                                    custom_metadata={"global_step": step, "role": "actor"})
 
 
 def sft_loss(model: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
@@ -727,7 +820,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   with mesh:
     trainer = peft_trainer.PeftTrainer(model, optimizer, peft_trainer.TrainingConfig(
         eval_every_n_steps=10**9, gradient_accumulation_steps=num_micro if num_micro > 1 else None,
-        checkpoint_root_directory=str(run.folder.absolute() / "actor"), checkpointing_options=NEVER))
+        checkpoint_root_directory=str(run.folder.absolute() / "actor"), checkpointing_options=run.checkpointing_options()))
   trainer.with_loss_fn(sft_loss).with_gen_model_input_fn(lambda batch: {"batch": batch})
   trainer.is_managed_externally = True  # this loop, not Tunix's, decides when to stop, save and log
   first = trainer.train_steps
@@ -763,8 +856,8 @@ def main(fv: absl_flags.FlagValues) -> None:
             "correct": float(np.mean(correct))}
 
   # --- Train ---
-  ended_because = "max_steps"
-  last_save = step_end = time.time()
+  ended_because, stop = "max_steps", Stop(started, fv.max_hours)
+  step_end = time.time()
   epoch, order = -1, None
   for step in range(first, fv.max_steps):
     if step // steps_per_epoch != epoch:
@@ -781,18 +874,16 @@ def main(fv: absl_flags.FlagValues) -> None:
     record["time/step"], step_end = now - step_end, now
     run.log("metrics.jsonl", record)
     print(step_line(step + 1, fv.max_steps, record, (now - started) / (step + 1 - first) * (fv.max_steps - step - 1)), flush=True)
-    if now - started + 2 * record["time/step"] + 60 > fv.max_hours * 3600 and step + 1 < fv.max_steps:
-      ended_because = "max_hours"
+    if run.is_best(record) or now - run.last_save > fv.save_every_minutes * 60:
+      run.checkpoint(trainer)
+    reason = stop.reason(record["time/step"], run.save_seconds, first=step == first)
+    if reason and step + 1 < fv.max_steps:
+      ended_because = reason
       break
-    if now - last_save > fv.save_every_minutes * 60:
-      save_checkpoint(trainer, fv.lora_rank)
-      run.save(step=step + 1)
-      last_save = time.time()
 
   # --- Save ---
-  save_checkpoint(trainer, fv.lora_rank)
+  run.checkpoint(trainer, finished=ended_because == "max_steps", ended_because=ended_because)
   trainer.close()
-  run.save(step=trainer.train_steps, finished=ended_because == "max_steps", ended_because=ended_because)
   print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
   print(f"next: python grpo.py --stage=math --model={fv.model} --init_ckpt={run.folder}" if ended_because == "max_steps" else
         "next: the same command again continues this run")

@@ -9,10 +9,13 @@ import hashlib
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -30,6 +33,7 @@ import data
 import eval as evaluation
 import grpo
 import sft
+from test_rewards import judge_server
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # thousands, from the libraries
 REPO = pathlib.Path(__file__).resolve().parent
@@ -256,6 +260,49 @@ def test_stopped_and_resumed_run_equals_the_whole(trained, whole, leg, tmp_path)
     np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
+INTERRUPTED = {  # leg: steps and flags; the last save is often older than the last step
+    "sft": (60, ["--max_steps=60", "--micro_batch_size=4", "--save_every_minutes=0.01"]),
+    "grpo": (8, ["--max_steps=8", "--num_iterations=2", "--curriculum", "--anneal_to=gsm8k", "--save_every_minutes=0.01"])}
+
+
+@pytest.mark.parametrize("leg", INTERRUPTED)
+def test_run_that_is_killed_again_and_again_equals_the_whole(trained, leg, tmp_path):
+  rng, out, (steps, more) = random.Random(os.environ.get("KILL_SEED", leg)), tmp_path / "killed", INTERRUPTED[leg]
+  start_leg(*leg_flags(trained, leg, tmp_path / "whole"), *more)
+  command = [sys.executable, str(REPO / f"{leg}.py"), *leg_flags(trained, leg, out)[1:], *more]
+  went_on_from = []
+  for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+    before = len(metrics(out)) if (out / "metrics.jsonl").exists() else 0
+    target = before + rng.randint(1, steps // 4)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    while process.poll() is None and not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") >= target):
+      time.sleep(0.02)
+    time.sleep(rng.random() * 0.3)  # anywhere in a step, or in a save
+    process.send_signal(kill)
+    text = process.communicate()[0]
+    assert "Traceback" not in text
+    went_on_from.append(int(re.search(r"step (\d+) to \d", text)[1]))
+    if process.returncode == 0 and kill == signal.SIGTERM:
+      assert json.loads((out / "run.json").read_text())["ended_because"] in ("SIGTERM", "max_steps")
+  start_leg(*leg_flags(trained, leg, out), *more)
+  assert max(went_on_from) > 0, "every start was from the beginning"
+  assert column(out, "step") == list(range(1, steps + 1))
+  assert_same_run(out, tmp_path / "whole", rtol=1e-5, steps=steps)
+  for mine, theirs in zip(saved(out, steps), saved(tmp_path / "whole", steps), strict=True):
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_last_two_checkpoints_stay_and_the_best(trained, tmp_path):
+  flags = leg_flags(trained, "grpo", tmp_path / "run")
+  start_leg(*flags, "--max_steps=6", "--eval_every=1", "--save_every_minutes=1e-9", "--learning_rate=3e-2")  # too large: it unlearns
+  score = column(tmp_path / "run", "validation_reward")
+  best = 1 + score.index(max(score))
+  assert json.loads((tmp_path / "run" / "run.json").read_text())["checkpoints"] == {"last": 6, "best": best}
+  assert {int(p.name) for p in (tmp_path / "run" / "actor").iterdir()} == {best, 5, 6} and best < 5
+  call(evaluation, f"--ckpt={tmp_path / 'run' / 'actor' / str(best)}", f"--data={trained.sums}", "--limit=4", "--max_prompt_length=32", "--max_completion_length=32")
+
+
 @pytest.mark.parametrize("leg", ["sft", "grpo"])
 def test_micro_batches_do_not_change_a_step(trained, whole, leg, tmp_path):
   start_leg(*leg_flags(trained, leg, tmp_path / leg), "--micro_batch_size=2")
@@ -278,6 +325,23 @@ def test_every_variant_at_once_in_micro_batches_or_not(trained, tmp_path):
   assert records[2]["reward/trace"] == 0 < records[2]["reward/exact_format"]  # and gsm8k's, at last
   first, last = ([s["completion"] for s in read_jsonl(tmp_path / "whole" / "samples.jsonl") if s["step"] == step] for step in (1, 3))
   assert first and first != last
+
+
+def test_judge_in_training_and_evaluation(trained, tmp_path, capsys):
+  """A server that says yes, until it dies; then the policy itself, which says neither yes nor no."""
+  rows = [{"question": f"What is {i} + 1?", "reasoning": f"{i} + 1 = {i + 1}.", "answer": f"{i + 1}", "task": task} for i in range(40) for task in ("math", "creative")]
+  flags = [f"--model={trained.flags[0].partition('=')[2]}", f"--data={write_jsonl(tmp_path / 'rows.jsonl', rows)}", "--max_prompt_length=32", "--max_completion_length=32"]
+  train = [*flags, "--stage=mixed", f"--init_ckpt={trained.run}", "--num_generations=2", "--batch_size=4", "--max_steps=2", "--eval_prompts=4"]
+  with judge_server(lambda n, prompt: "yes" if n < 8 else 500) as (url, _):
+    call(grpo, *train, f"--out={tmp_path / 'url'}", f"--judge={url}")
+  first, second = metrics(tmp_path / "url")
+  assert first["judge/scored"] >= first["judge/neutral"] and second["judge/neutral"] > 0 and first["reward/judge"] > 0
+  with judge_server(lambda n, prompt: "yes") as (url, _):
+    call(evaluation, *flags, f"--ckpt={trained.run},{tmp_path / 'url'}", f"--judge={url}", "--limit=12")
+  report = json.loads((tmp_path / "url" / "eval.json").read_text())
+  assert {(r["task"], r["judge"], r["judge_failed"]) for r in report["rows"]} == {("all", 1.0, 0.0), ("creative", 1.0, 0.0), ("math", None, None)}
+  call(grpo, *train, f"--out={tmp_path / 'self'}", "--judge=self", "--beta=0")
+  assert all(r["judge/neutral"] == r["judge/scored"] > 0 for r in metrics(tmp_path / "self"))
 
 
 def test_curriculum_orders_mathematics_by_solution_steps(trained, tmp_path):
