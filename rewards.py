@@ -124,43 +124,66 @@ def parse(completion):
 
 # ---------------------------------------------------------------- Reading an answer
 
-# Spellings of one unit. Units are compared, not converted: "7200 cm" is not "72 m". Other nouns ("eggs") compare as words.
-_UNITS = {name: names.split()[0] for names in """m meter metre|km kilometer kilometre|cm centimeter centimetre|mm millimeter millimetre|mi mile|ft foot feet
-    |in inch inche|yd yard|g gram gramme|kg kilogram kilo|mg milligram|lb pound|oz ounce|t ton tonne|s sec second|min minute|h hr hour|d day|week|month|yr year
-    |l liter litre|ml milliliter millilitre|$ usd dollar buck|¢ cent|€ eur euro|£ gbp|¥ jpy yen|₹ inr rupee|% percent pct|c celsiu|f fahrenheit|° degree deg
-    |j joule|kj kilojoule|w watt|kw kilowatt|n newton|v volt|amp ampere|hz hertz|pa pascal|ω ohm|k kelvin|^2 square sq|^3 cubic""".split("|")
-          for name in names.split()}
+# Spellings of units, each with its factor to the first of its group, which names what they measure. Other nouns ("eggs") compare as words.
+_UNITS = {name: (group.split()[0], Fraction(factor or 1))
+          for group in """m meter metre |1000 km kilometer kilometre |.01 cm centimeter centimetre |.001 mm millimeter millimetre |1609.344 mi mile
+    |.3048 ft foot feet |.0254 in inch inche |.9144 yd yard; g gram gramme |1000 kg kilogram kilo |.001 mg milligram |1000000 t ton tonne |453.59237 lb pound
+    |28.349523125 oz ounce; s sec second |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year; l liter litre |.001 ml milliliter millilitre
+    ; $ usd dollar buck |.01 ¢ cent; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
+    ; j joule |1000 kj kilojoule; w watt |1000 kw kilowatt; n newton; v volt; amp ampere; hz hertz; pa pascal; ω ohm""".split(";")
+          for unit in group.split("|") for factor, names in [re.match(r"([\d.]*)(.*)", unit, re.DOTALL).groups()] for name in names.split()}
 _SCALES = {"hundred": 100, "dozen": 12, "k": 10**3, "thousand": 10**3, "million": 10**6, "mn": 10**6, "billion": 10**9, "bn": 10**9, "trillion": 10**12}
 _WORDS = {w: i for i, w in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
 _WORDS |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_PARTS = {w: i for i, w in enumerate("half third quarter fifth sixth seventh eighth ninth tenth".split(), 2)} | {"halve": 2, "fourth": 4}
 # Words that can't be part of a unit: they make another claim of the number, a second number, or take it back.
 _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less more fewer greater about approximately approx around wait actually maybe either
     between minus plus time times divided remainder if unless except wrong incorrect false true yes least most at over under above below up then though
     however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x
-    infinity nan first nope because since so""".split()) | set(_WORDS) | set(_SCALES) - {"k"}
+    infinity nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past hundredth
+    thousandth millionth""".split()) | set(_WORDS) | set(_PARTS) - {"quarter"} | set(_SCALES) - {"k"}
 _HEDGES = set("but however wait actually or maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
+_MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 
 _N = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:[ ]\d{3})+|\d+)(?:\.\d*)?|\.\d+"
-_NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
+_NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
     (?:(?P<whole>\d+)[ ](?:and[ ])?)?(?P<top>{_N})[ ]?/[ ]?(?P<bottom>{_N})
   | 10\^(?P<power>[-+]?\d+)
   | (?P<n>{_N})(?:e(?P<e>[-+]?\d+)|[ ]?[x×*·][ ]?10\^(?P<p>[-+]?\d+))?
   )(?P<rest>.*)""", re.VERBOSE | re.ASCII | re.DOTALL)
-_UNIT = re.compile(r"[^\W\d_]+|(?<=[^\W\d_])\^?[23](?![\w.])|[°%$€£¥₹¢]")
+_PART = re.compile(rf"(?:(an?|one)[ -]|({'|'.join(list(_WORDS)[2:10])})[ -])?({'|'.join(_PARTS)})(s?)(?![^\W_])(?: (?:of )?an?(?= ))?")
+_UNIT = re.compile(r"([^\W\d_]+|[°%$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
+_IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
+_JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
-                     r"(?: is| equals|:|=| )*|it is |it's |[a-z] ?= ?|= ?)")
-_CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:)(?: (.+))?|([a-j])")
+                     r"(?: is| equals|:|=| )*|it is |it's |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?|= ?)")
+# The start of a sentence that states one number: "the total cost is", "there are", "she has", "Tom sold". Verbs are few, so that none takes it back.
+_SAYS = re.compile(r"(?:(?:so|thus|therefore|hence|then|in total),? )?(?:(?:(?:the|an?|his|her|their|its|our|my|your) )?(?:(?:total|final|average|new) )?"
+                   r"(?:total|number|amount|sum|difference|product|quotient|average|mean|cost|price|profit|speed|distance|time|age|area|volume|perimeter|length|width|height|weight|value)"
+                   r"(?: of ([a-z]+)(?: ([a-z]+))?)? (?:is|was|equals|will be|comes to)|(?:it|there|they|we|you|i|he|she|(?:the )?([a-z]+)) "
+                   r"(?:is|are|was|were|has|have|will have|needs?|gets?|got|earns|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sold|bought)) ")
+_CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:| -(?= [a-z]{3}))(?: (.+))?|([a-j])")
 _YES_NO = re.compile(r"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*))?")
-_TOKEN = re.compile(r"[^\W_]+(?:[.,:'][^\W_]+)*|[^\w\s]")
+_SHORT = re.compile(r"(?:it|they|he|she|you|we|there|this|that|i) (?:is|are|can|could|do|does|did|will|would|was|were|has|have|am)( ?not|n?'t)?")
+_TIME = re.compile(r"(?:at )?(\d\d?)(?::([0-5]\d))?(?::([0-5]\d))?(?: ?([ap])\.? ?m| ?h| o'clock)?")
+_MONTH, _DAY = rf"({'|'.join(_MONTHS)})[a-z]*\.?", r"(\d\d?)(?:st|nd|rd|th)?"
+_DATES = [(re.compile("(?:on |in )?" + pattern), order) for pattern, order in (
+    (rf"{_MONTH} (?:the )?{_DAY}(?:,? (\d{{4}}))?", (2, 0, 1)), (rf"(?:the )?{_DAY}(?: of|-)? ?{_MONTH}(?:(?:,? |-)(\d{{4}}))?", (2, 1, 0)),
+    (rf"{_MONTH},? (?:of )?(\d{{4}})", (1, 0, None)), (r"(\d{4})([-/.])(\d\d?)\2(\d\d?)", (0, 2, 3)))]
+_TOKEN = re.compile(r"[^\W_]+(?:[.:'][^\W_]+|,\d+)*|[^\w\s]")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SUPER = re.compile("[⁰¹²³⁴-⁹⁻]+")
 _PLAIN = str.maketrans({"−": "-", "–": "-", "‒": "-", "—": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "⁄": "/", **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad")})
 _LATEX = [(re.compile(p), r) for p, r in (
-    (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"), (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"),
-    (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","), (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "),
-    (r"\\([%$#&{}_])", r"\1"))]
+    (r"\\sqrt ?\{([^{}]*)\}", r"√(\1)"), (r"\\sqrt", "√"), (r"\\pi(?![a-z])", "π"), (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"),
+    (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","),
+    (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "), (r"\\([%$#&{}_])", r"\1"))]
+# Roots and pi stay text, in one spelling: "2 * sqrt(3)" -> "2√3".
+_SURDS = [(re.compile(p), r) for p, r in ((r"\b(?:the )?square root of (?=\d)|\bsqrt ?|√ ?", "√"), (r"√\((\w+)\)", r"√\1"), (r"(?<![a-z])pi\b", "π"),
+                                          (r" ?[*×·]? ?(?=[√π])", ""), (r" ?([-+/()]) ?", r"\1"))]
 Value = collections.namedtuple("Value", "kind value unit")
+_BARE = (frozenset(), frozenset(), Fraction(1))  # no unit
 
 
 def _clean(text):
@@ -185,11 +208,16 @@ def _clean(text):
       text = text[boxed.end():-1]
     if text == before:
       break
+  text = re.sub(r"(?<=\d)M(?![\w/])", " million", text)  # before the case is lost: 1.5M people, but 1.5 m
   text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
+  text = re.sub(r"(?<=\d) ?: ?(?=\d)", ":", text) if ":" in text else text
   if prefix := _PREFIX.match(text):
     text = text[prefix.end():].strip(" $*`\"") if text.endswith(("$", "*", "`", '"')) else text[prefix.end():]
   if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
     text = text[boxed.end():-1].strip()
+  if "√" in text or "π" in text or re.search(r"sqrt|square root|(?<![a-z])pi\b", text):
+    for pattern, replacement in _SURDS:
+      text = pattern.sub(replacement, text)
   return text
 
 
@@ -203,14 +231,29 @@ def _fraction(digits, exponent="0"):
 
 
 def _unit(text):
-  """The names of what follows a number, None if that is no unit. " kilometers per hour" -> {"km", "h"}; " or 14" -> None"""
-  text = text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h")
-  names = ["^" + w[-1] if w[-1] in "23" else w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w for w in _UNIT.findall(text)]
-  odd = _UNIT.sub("", text).strip(" /·-") or not names and text.strip() or text[0].isalpha() and names[0] not in _UNITS
-  if odd or len(names) > 6 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w in names):
+  """(nouns, what is measured, factor to base units) of what follows a number, None if that is no unit. " km per hour" -> ({}, {("m", 1), ("s", -1)}, 5/18)"""
+  text = _IN_ALL.sub("", text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h").replace(" of an ", " of ").replace(" of a ", " of "))
+  found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1)) for w, e in _UNIT.findall(text)]
+  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[0][0] not in _UNITS or len(found) > 7:
     return None
-  names = frozenset(_UNITS.get(w, w) for w in names if w not in ("a", "an", "the", "of", "per", "each", "every"))
-  return names - {"°"} if names & {"c", "f"} else names
+  nouns, powers, factor, sign, square = set(), collections.Counter(), Fraction(1), 1, 1
+  for name, power in found:
+    if name in _NOT_UNITS or name + "s" in _NOT_UNITS:
+      return None
+    if name in ("/", "per", "a", "an", "every"):
+      sign = -1
+    elif name in ("square", "sq", "cubic"):
+      square = 3 if name == "cubic" else 2
+    elif name in _UNITS:
+      dimension, one = _UNITS[name]
+      power, square = sign * square * power, 1
+      powers[dimension] += power
+      factor *= one ** power
+    elif name not in ("the", "of", "each"):
+      nouns.add(name)
+  if "c" in powers or "f" in powers:
+    del powers["°"]
+  return frozenset(nouns), frozenset(powers.items()), factor
 
 
 def _number_words(words):
@@ -231,8 +274,16 @@ def _number_words(words):
   return (Fraction(total + (group or 0)), used) if used else (None, 0)
 
 
+def _part(text):
+  """(value, what follows) of a leading fraction in words, None where there is none. "two thirds of a mile" -> (2/3, " mile")"""
+  m = _PART.match(text)
+  if not m or (m[2] is None) == bool(m[4]) or not (m[1] or m[2] or m[3] == "half"):
+    return None
+  return Fraction(_WORDS[m[2]] if m[2] else 1, _PARTS[m[3]]), text[m.end():]
+
+
 def _read_number(text):
-  """A Value of kind "number", None if the text is not one from end to end. "$1.5 million" -> Value("number", 1500000, {"$"})"""
+  """A Value of kind "number", None if the text is not one from end to end. "$1.5 million" -> Value("number", 1500000, ({}, {("$", 1)}, 1))"""
   if m := _NUMBER.match(text):
     parts = [_fraction(m[name], exponent) for name, exponent in (("whole", "0"), ("top", "0"), ("bottom", "0"), ("n", m["e"] or m["p"] or "0")) if m[name]]
     if m["power"]:
@@ -240,7 +291,9 @@ def _read_number(text):
     if None in parts or m["bottom"] and not parts[-1] or m["sign"] and m["sign2"]:
       return None
     value = parts[0] if len(parts) == 1 else parts[-2] / parts[-1] + (parts[0] if m["whole"] else 0)
-    value, rest = -value if "-" in (m["sign"], m["sign2"]) else value, m["rest"]
+    rest = m["rest"]
+  elif part := _part(text):
+    value, rest = part
   else:
     words = text.replace("-", " ").split(" ")
     if words[0] in ("minus", "negative"):
@@ -250,41 +303,72 @@ def _read_number(text):
     if value is None:
       return None
     rest = " ".join(["", *words[used:]])
-  scale = re.match(r"k(?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
+  if rest.startswith(" and ") and value.denominator == 1 and (part := _part(rest[5:])) and part[0] < 1:  # three and a half
+    value, rest = value + part[0], part[1]
+  value = -value if m and "-" in (m["sign"], m["sign2"]) else value
+  scale = re.match(rf"[{'kmb' if m and m['currency'] else 'k'}](?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
   if scale:
-    value, rest = value * _SCALES[scale[0].strip(" -")], rest[scale.end():]
+    value, rest = value * _SCALES[{"m": "mn", "b": "bn"}.get(scale[0], scale[0].strip(" -"))], rest[scale.end():]
   unit = _unit(rest + " " + (m["currency"] if m else ""))
   return None if unit is None else Value("number", value, unit)
 
 
+def _read_moment(text):
+  """A Value of kind "date" or "time", None for anything else. "March 5th, 2021" -> Value("date", (2021, 3, 5), None)"""
+  for pattern, order in _DATES:
+    if m := pattern.fullmatch(text):
+      year, month, day = (None if i is None or m.groups()[i] is None else m.groups()[i] for i in order)
+      month = _MONTHS.get(month[:3]) or int(month)
+      return Value("date", (year and int(year), month, day and int(day)), None) if month < 13 and int(day or 1) < 32 else None
+  text = {"noon": "12 pm", "midnight": "12 am", "12 noon": "12 pm", "12 midnight": "12 am"}.get(text, text)
+  m = _TIME.fullmatch(text.rstrip("."))
+  if not m or not (m[2] or m[4]) or int(m[1]) > (12 if m[4] else 23) or m[4] and not int(m[1]):
+    return None
+  hour = int(m[1]) % 12 + 12 * (m[4] == "p") if m[4] else int(m[1])
+  # "3:30" doesn't say which half of the day; "03:30" may be written either way
+  return Value("time", (hour, int(m[2] or 0), int(m[3] or 0)), "" if m[4] or not 0 < hour < 13 else "0" if m[1][0] == "0" else "?")
+
+
 @functools.lru_cache(maxsize=8192)  # a group shares its reference, and its completions share their answers
 def _read(text):
-  """What an answer says: a Value of kind number, yes_no, choice, list or text; None if it says nothing. "Yes." -> Value("yes_no", True, None)"""
+  """What an answer says: a Value of kind number, yes_no, choice, date, time, list or text; None if it says nothing. "Yes." -> Value("yes_no", True, None)"""
   if len(text) > MAX_ANSWER:
     return None
   text = _clean(text)
   if not text or re.fullmatch(r"[-+]?(?:nan|inf|infinity|∞|\\infty)", text):
     return None
-  if number := _read_number(text):
-    return number
+  if value := _read_moment(text) or _read_number(text):
+    return value
   if m := _YES_NO.fullmatch(text):
     yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or ""))
     denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true"}
-    return None if rest & (denied | _HEDGES | {"?"}) else Value("yes_no", yes, None)
+    short = _SHORT.fullmatch(m[2] or "")
+    return None if rest & (denied | _HEDGES | {"?"}) or short and yes == bool(short[1]) else Value("yes_no", yes, None)
+  if (m := re.fullmatch(r"(yes|no),? (.*)", text)) and (short := _SHORT.fullmatch(m[2])):  # no comma: "yes it is"
+    return Value("yes_no", m[1] == "yes", None) if (m[1] == "no") == bool(short[1]) else None
   if m := _CHOICE.fullmatch(text):
     return Value("choice", m[1] or m[3], m[2] or "")
-  left, equals, right = text.rpartition("=")
-  if equals and left.count("=") == 0 and not left.endswith(("<", ">", "!")):  # "6 * 7 = 42", if it holds
-    number, expected = _read_number(right.strip()), _arithmetic(left)
-    if number and expected is not None and number.value == expected:
+  *lefts, right = text.split("=")
+  if 0 < len(lefts) < 6 and (number := _read_number(right.strip())):  # "6 * 7 = 42", if it holds
+    values = [_arithmetic(left) or (n := _read_number(left.strip())) and n.value for left in lefts]
+    names = [re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", left.strip()) and not _NOT_UNITS & set(left.split()) for left in lefts]
+    if all(value == number.value or name and i == 0 for i, (value, name) in enumerate(zip(values, names, strict=True))):
       return number
+  if (m := _SAYS.match(text)) and not _NOT_UNITS & set(m.groups()) and (number := _read_number(text[m.end():])):
+    return number
+  if (m := re.fullmatch(r"([^(]+?) ?\((.+)\)", text)) and (number := _read_number(m[1])):  # "42 (forty-two)", "42 (km)"
+    return number if _equal(number, _read_number(m[2])) else _read_number(f"{m[1]} {m[2]}") if number.unit == _BARE else None
+  parts = [_read_number(part) for part in _JOINT.split(text)] if text[-1].isalpha() else [None]  # 1 hour and 30 minutes
+  if 1 < len(parts) < 5 and all(parts) and len({p.unit[:2] for p in parts}) == 1 and parts[0].unit[1]:
+    if all(a.unit[2] > b.unit[2] and a.value > 0 < b.value < a.unit[2] / b.unit[2] for a, b in zip(parts, parts[1:], strict=False)):
+      return Value("number", sum(p.value * p.unit[2] for p in parts) / parts[-1].unit[2], parts[-1].unit)
   bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
   items = [_read_number(item.strip()) for item in re.split(r"[,;]| and ", text[1:-1] if bracket else text)]
-  if all(items) and (len(items) > 1 or bracket == "{"):
-    return Value("list", tuple(items), bracket)
+  if all(items) and (len(items) > 1 or bracket in ("{", "(")):
+    return Value("list", tuple(items), bracket) if len(items) > 1 or bracket == "{" else items[0]
   text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)))
   tokens = [t.replace("'", "") if t[0].isdigit() else t.replace("'", "").replace(".", "") for t in _TOKEN.findall(text)]
-  words = [t for t in tokens if t not in tuple('.,;:"') and t not in ("a", "an", "the")]
+  words = [t for t in tokens if t not in tuple('.,;:"') and t not in ("a", "an", "the", "and", "&")]
   if words and words[-1] == "!" and not any(c.isdigit() for c in text):
     words.pop()
   return Value("text", " ".join(words or tokens), None)
@@ -301,26 +385,31 @@ def _equal(got, want, tolerance=0):
   if got.kind != want.kind:
     return False
   if got.kind == "number":
-    known, wanted = ({n for n in v.unit if n in _UNITS} for v in (got, want))
-    if got.unit and want.unit and (known != wanted or not (got.unit <= want.unit or want.unit <= got.unit)):
-      return False
-    if got.unit == {"%"} and not want.unit and got.value == 100 * want.value or want.unit == {"%"} and not got.unit and want.value == 100 * got.value:
-      return True  # 50% is 0.5, as well as the 50 of someone who asked for percent
-    return abs(got.value - want.value) <= abs(want.value) * Fraction(str(tolerance))
+    a, b = got.value, want.value
+    if _BARE not in (got.unit, want.unit):  # 72 is 72 km/h; but 72 m/s is not, and 20 m/s is
+      if got.unit[1] != want.unit[1] or not (got.unit[0] <= want.unit[0] or want.unit[0] <= got.unit[0]):
+        return False
+      a, b = a * got.unit[2], b * want.unit[2]
+    elif {("%", 1)} in (got.unit[1], want.unit[1]) and got.unit != want.unit:  # 50% is 0.5, as well as the 50 of someone who asked for percent
+      percent, plain = (a, b) if got.unit[1] else (b, a)
+      if percent == 100 * plain:
+        return True
+    return abs(a - b) <= abs(b) * Fraction(str(tolerance))
   if got.kind == "choice":
     return got.value == want.value and (not got.unit or not want.unit or _same(got.unit, want.unit))
   if got.kind == "list":
     if got.unit and want.unit and got.unit != want.unit or len(got.value) != len(want.value):
       return False
-    key = lambda v: (v.value, sorted(v.unit))
+    key = lambda v: (v.value, sorted(v.unit[0]))
     a, b = (got.value, want.value) if "(" in got.unit + want.unit or "[" in got.unit + want.unit else (sorted(got.value, key=key), sorted(want.value, key=key))
     return all(_equal(x, y) for x, y in zip(a, b, strict=True))
-  return got.value == want.value
+  return got.value == want.value and (got.kind != "time" or got.unit == want.unit or "0" in (got.unit, want.unit))
 
 
 def _same(text, reference, tolerance=0):
   """True if an answer's text says what the reference says. ("$1,200.00", "1200") -> True"""
-  return _equal(_read(text), _read(reference), tolerance)
+  variables = {m[0].casefold() for m in (re.match(r"\W*\b[A-Za-z](?= ?=)", t) for t in (text, reference)) if m}
+  return len(variables) < 2 and _equal(_read(text), _read(reference), tolerance)
 
 
 def _reference(answer):
