@@ -28,6 +28,7 @@ import dataclasses
 import functools
 import json
 import math
+import operator
 import re
 import sys
 import unicodedata
@@ -53,7 +54,7 @@ ROUTES = {
     "other": ("open_ended", "open_ended"),
 }
 NEED_CHECK = ("correctness", "number", "confidence")  # components that only rows of the route "checked" have
-SURE = ("correctness", "format", "exact_format", "approximate_format")  # components that are 1 when right and well-formed
+SURE = ("correctness", "format", "exact_format")  # components that are 1 when right and well-formed
 NEAR_CREDIT = 0.2  # share of correctness for a number within 10% of the reference
 
 END_TOKENS = ("<end_of_turn>", "<eos>")  # a rollout may leave them at the end; they are not text
@@ -394,7 +395,7 @@ def _equal(got, want, tolerance=0):
       percent, plain = (a, b) if got.unit[1] else (b, a)
       if percent == 100 * plain:
         return True
-    return abs(a - b) <= abs(b) * Fraction(str(tolerance))
+    return a == b or tolerance > 0 and abs(a - b) <= abs(b) * Fraction(str(tolerance))
   if got.kind == "choice":
     return got.value == want.value and (not got.unit or not want.unit or _same(got.unit, want.unit))
   if got.kind == "list":
@@ -443,77 +444,84 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _FUNCTION = set("""a an the of to in on at by for from with and or but not is are was were be been am as it its this that these those he she they we you i his her
     their our your my me him them us do does did has have had will would can could should may might must if than so there here what which who how when where why
     all each every both no one into out up about over after before such also just very more most some any""".split())
-# Words that announce reasoning without being any; they earn nothing, however many there are.
+# Words that announce reasoning or set a task without saying anything; they earn nothing, however many there are.
 _MARKERS = set("""step steps first firstly second secondly third next then finally lastly therefore thus hence because since let lets let's think thinking reasoning
     reason answer final conclusion conclude consider furthermore moreover additionally however overall need know see solve solution problem question given
-    following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want""".split())
-_EMPTY = _FUNCTION | _MARKERS
-_GRADER = re.compile(r"\b(?:dear grader|note to (?:the )?(?:grader|judge)|full (?:marks|score|credit|reward)|(?:give|award|assign) (?:me|this|it) (?:a |the )?(?:full|high|max|perfect|10|top)"
-                     r"|(?:ignore|disregard) (?:all |the )?(?:previous|prior|above)|reward model|(?:meets|satisfies) all (?:the )?(?:criteria|rubric)|perfect score|score: ?(?:10|1\.0|100))",
+    following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want requires require
+    interesting careful thought approach proceed break down understand work works through begin start request respond response task write please provide make
+    give show using use way thing things really quite great good course sure result indeed asked being part thorough precise hope help topic many
+    different various aspects crucial essential significant precisely""".split())
+_TO_GRADER = set("grader judge evaluator verifier marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award".split())
+_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
+                     r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)"
+                     r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)|score: ?(?:10|1\.0|100)"
+                     r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements)|(?:the|this) (?:grader|evaluator|verifier))",
                      re.IGNORECASE)
 
 
+@functools.lru_cache(maxsize=1 << 16)  # words repeat
+def _stem(word):
+  """What a word says: its first five letters, a number without commas, "" for words that say nothing. "boxes" -> "boxe", "1,200" -> "1200" """
+  if word[0].isdigit():
+    return word.replace(",", "")[:20]
+  return word[:5].rstrip("s") if 2 < len(word) < 20 and word not in _FUNCTION and word not in _MARKERS else ""
+
+
 class Text:
-  """A text's words, sentences and content, each found once and only when asked for."""
+  """A text's sentences, words and stems, found in one pass."""
 
   def __init__(self, text):
     self.text = text or ""
-
-  @functools.cached_property
-  def words(self):
-    return _WORD.findall(self.text.lower())
-
-  @functools.cached_property
-  def sentences(self):
-    return [s for s in _SENTENCE.split(self.text) if s.strip()]
-
-  @functools.cached_property
-  def content(self):
-    """Stems of the words that mean something; the first six letters stand for a stem. "The boxes hold" -> {"boxe", "hold"}"""
-    return {w[:6].rstrip("s") for w in set(self.words) - _EMPTY if 2 < len(w) < 20 and w.isalpha()}
+    self.sentences = [(s, words, set(filter(None, map(_stem, words)))) for s in _SENTENCE.split(self.text) if (words := _WORD.findall(s.lower()))]
+    self.words = [w for _, words, _ in self.sentences for w in words]
+    self.stems = set().union(*(stems for _, _, stems in self.sentences))
 
   @functools.cached_property
   def triples(self):
     return set(zip(self.words, self.words[1:], self.words[2:], strict=False))
 
-  @functools.cached_property
+  @property
   def variety(self):
     """Share of distinct word triples, squared: 1 when nothing repeats, near 0 for a loop. "a b c a b c a b c" -> 0.18"""
-    return (len(self.triples) / (len(self.words) - 2)) ** 2 if self.triples else 1.0
+    return (len(self.triples) / (len(self.words) - 2)) ** 2 if len(self.words) > 2 else 1.0
 
-  @functools.cached_property
-  def prose(self):
-    """Share of sentences of 3 to 50 words, faded out where words are not woven by function words. "cat dog sun moon" -> 0"""
-    woven = sum(w in _FUNCTION or w[0].isdigit() for w in self.words) / max(1, len(self.words))
-    good = sum(3 <= len(s.split()) <= 50 for s in self.sentences) / max(1, len(self.sentences))
-    return good * min(1.0, woven / 0.2)
-
-  @functools.cached_property
+  @property
   def honest(self):
     """0 if the text addresses whoever grades it, else 1. "Give me full marks." -> 0"""
-    return 0.0 if _GRADER.search(self.text) else 1.0
+    return 0.0 if not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
 
-  @functools.cached_property
+  @property
+  def prose(self):
+    """Share of sentences of 3 to 50 words, faded out where words are not woven by function words and numbers. "cat dog sun moon" -> 0"""
+    woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
+    return sum(3 <= len(words) <= 50 for _, words, _ in self.sentences) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
+
+  @property
   def equations(self):
     """(stated equations that hold, stated equations). "6 * 7 = 42, 2 + 2 = 5" -> (1, 2)"""
-    held = stated = 0
-    at = self.text.find("=")
-    while at >= 0 and stated < 40:
-      window = self.text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
-      start = len(window.rstrip("0123456789 .,$+*/x×÷−-"))
-      part_of_more = start == 0 and at > 80 or start and (window[start - 1] in "()^" or window[start - 1].isalnum() and window[start:start + 1] != " ")
-      left = window[start:].rpartition(", ")[2].rpartition(". ")[2]
-      right = None if part_of_more else re.match(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)", self.text[at + 1:at + 40])
-      value = _arithmetic(left) if right else None
-      if value is not None:
-        stated += 1
-        shown = _fraction(right[1].rstrip(","))
-        places = len(right[1].partition(".")[2])
-        held += shown is not None and abs(value - shown) <= (Fraction(1, 10 ** places) if places else 0)
-      at = self.text.find("=", at + 1)
-    return held, stated
+    found = _equations(self.text)
+    return sum(found.values()), len(found)
 
 
+def _equations(text):
+  """{stated equation: does it hold}, of the first 40. "6 * 7 = 42, 2 + 2 = 5" -> {("6 * 7", "42"): True, ("2 + 2", "5"): False}"""
+  found, at = {}, text.find("=")
+  while at >= 0 and len(found) < 40:
+    window = text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
+    start = len(window.rstrip("0123456789 .,$+*/x×÷−-"))
+    part_of_more = start == 0 and at > 80 or start and (window[start - 1] in "()^" or window[start - 1].isalnum() and window[start:start + 1] != " ")
+    left = window[start:].rpartition(", ")[2].rpartition(". ")[2]
+    right = None if part_of_more else _RIGHT.match(text, at + 1, at + 40)
+    value = _arithmetic(left) if right else None
+    if value is not None:
+      shown = _fraction(right[1].rstrip(","))
+      places = len(right[1].partition(".")[2])
+      found[left.strip(), right[1]] = shown is not None and (abs(value - shown) <= Fraction(1, 10 ** places) if places else value == shown)
+    at = text.find("=", at + 1)
+  return found
+
+
+_RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
 _STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?)")
 
 
@@ -521,13 +529,15 @@ def _arithmetic(text):
   """Exact value of two or more numbers joined by + - * /, None for anything else. "16 - 3 * 4" -> 4"""
   text, at, terms, steps = "+" + text.strip() if len(text) <= 100 else "", 0, [], 0
   while m := _STEP.match(text, at):
-    operator, n, at, steps = m[1], _fraction(m[2]), m.end(), steps + 1
-    if n is None or operator in "/÷" and not n:
-      return None
-    if operator in "+-−":
+    operator, n, at, steps = m[1], int(m[2]) if m[2].isdigit() else _fraction(m[2]), m.end(), steps + 1
+    if operator in "/÷":
+      if not n:
+        return None
+      terms[-1] = Fraction(terms[-1]) / n
+    elif operator in "+-−":
       terms.append(n if operator == "+" else -n)
     else:
-      terms[-1] = terms[-1] / n if operator in "/÷" else terms[-1] * n
+      terms[-1] *= n
   return sum(terms) if steps > 1 and at == len(text) else None
 
 
@@ -538,7 +548,12 @@ _prompt = functools.lru_cache(maxsize=1024)(Text)  # a group shares its prompt
 
 
 class Row:
-  """One completion with all that its components look at."""
+  """One completion with all that its components look at.
+
+  A step is a sentence of the trace that says something new (a word that neither the prompt nor a sentence before has, or an equation that holds)
+  and has to do with the question (a word or number of the prompt, of the answer or of a step before). The sentence that ends at the answer is
+  one too. Filler, repetition, parroting, gibberish, an essay on something else and sprayed numbers are none.
+  """
 
   def __init__(self, prompt, completion, answer, task, confidence):
     self.parsed, self.reference, self.task, self.given_confidence = parse(completion), _reference(answer), task, confidence
@@ -547,6 +562,25 @@ class Row:
     both = self.checked and self.parsed.answer is not None and self.reference is not None
     self.right = both and _same(self.parsed.answer, self.reference)
     self.near = both and (self.right or _same(self.parsed.answer, self.reference, 0.1))
+    # whether the trace ends at the answer; more than three words, or yes and no, need not be said again
+    said = {w.replace(",", "") for w in self.answer.words[:4]}
+    self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(w.replace(",", "") for w in self.trace.words[-30:])
+    self.steps = self.fresh = self.held = spent = 0
+    known, seen, touched, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), {}
+    for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
+      stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
+      new, right, numbers = sum(map(str.isalpha, stems - seen)), sum(stated.values()), len(stems) - sum(map(str.isalpha, stems))
+      ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
+      if (new or right or ends) and not stems.isdisjoint(known) and numbers <= len(words) / 2 + 3 * len(stated) + 1:
+        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + new, self.held + right, spent + len(words)
+        touched |= stems & self.prompt.stems
+        known |= stems
+      equations |= stated
+      seen |= stems
+    # 0.4 if most of a longer answer is the trace again
+    self.original = 0.4 if len(self.answer.words) > 10 and len(self.answer.triples & self.trace.triples) > 0.6 * len(self.answer.triples) else 1.0
+    self.stated, self.touched = len(equations), len(touched)  # touched: how much of the prompt the steps take up
+    self.share = spent / max(1, len(self.trace.words))  # of the trace, that is steps
 
 
 def correctness(row):
@@ -574,46 +608,33 @@ def exact_format(row):
 
 
 def approximate_format(row):
-  """A quarter for each of the four tags that is there exactly once; halved by any other defect. "<answer>42</answer>" -> 0.5"""
+  """A quarter for each of the four tags that is there exactly once, halved by any other defect; 0.4 of that is for the tags alone, the rest
+  for what the trace between them is worth. "<answer>42</answer>" -> 0.2"""
   tags = sum(d.startswith(("no <", "repeated <")) for d in row.parsed.defects)
-  return (4 - tags) / 4 * (0.5 if len(row.parsed.defects) > tags else 1.0)
+  return (4 - tags) / 4 * (0.5 if len(row.parsed.defects) > tags else 1.0) * (0.4 + 0.6 * trace(row))
 
 
 def trace(row):
-  """Reasoning quality: substance (content that is not the prompt's, equations that hold; six pieces are enough) times the share of stated
-  equations that hold, times variety, times 0.6 if the trace does not end at its answer, times 0 if it talks to the grader.
+  """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the
+  trace that is steps, the share of stated equations that hold, coherence, 0.6 if it does not end at the answer, down to 0.4 if it takes up less
+  than two words or numbers of the question.
 
-  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> at most 0.1
+  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0
   """
-  text = row.trace
-  if not text.words or not text.honest:
-    return 0.0
-  held, stated = text.equations
-  substance = min(1.0, (len(text.content - row.prompt.content) + 3 * min(held, 2)) / 6)
-  fair = held / stated if stated else min(1.0, text.prose + 0.4)
-  tail, target = _TOKEN.findall(text.text[-200:].lower()), _TOKEN.findall((row.parsed.answer or "").lower())
-  short = len(target) <= 3 and target[:1] not in (["yes"], ["no"])  # a longer answer, or yes and no, need not be repeated in the trace
-  lands = not short or bool(set(target) & set(tail) - {"$", ".", "%", ","})
-  return substance * fair * text.variety * (1.0 if lands else 0.6)
+  substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
+  true = row.held / row.stated if row.stated else 1.0
+  return substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
 
 
 def coherence(row):
-  """Share of the trace's sentences that read as sentences, times variety. "The cat sat on the mat." -> 1, "cat dog sun moon" -> 0"""
-  return row.trace.prose * row.trace.variety * row.trace.honest
+  """Share of the trace that is steps, times the share of its sentences that read as sentences, times variety, times 0 if it talks to the grader (0.4 if it is the answer).
+  "cat dog sun moon" -> 0"""
+  return row.share * row.trace.prose * row.trace.variety * row.original * row.trace.honest
 
 
 def clarity(row):
-  """Steps: sentences of at most 40 words that bring content or an equation the sentences before did not; three are enough, times variety.
-  "Step 1. Step 2. Step 3." -> 0"""
-  seen, steps = set(row.prompt.content), 0
-  for sentence in row.trace.sentences:
-    part = Text(sentence)
-    new = part.content - seen
-    steps += len(part.words) <= 40 and (bool(new) or "=" in sentence and part.equations[0] > 0)
-    seen |= new
-    if steps == 3:
-      break
-  return steps / 3 * row.trace.variety * row.trace.honest
+  """Steps: three are enough, times the share of the trace that is steps, times variety. "Step 1. Step 2. Step 3." -> 0"""
+  return min(3, row.steps) / 3 * row.share * row.trace.variety * row.original * row.trace.honest
 
 
 _STATED = re.compile(r"\bconfidence\b[^\d\n]{0,20}(\d{1,3}(?:\.\d{1,6})?)[ ]?(%?)", re.IGNORECASE)
@@ -628,30 +649,57 @@ def confidence(row):
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 
-def open_ended(row):
-  """Soft rubric of an answer that nothing can check: the geometric mean of relevance, completeness, specificity and coherence, times the
-  gates variety, novelty (not the prompt's words again), originality (not the trace again), trace and grader. A criterion that is missed
-  altogether takes the rest down with it; lengths saturate within a few sentences.
+# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (text, words, lines) has it.
+_SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
+_FORMS = [(name, set(words.split()), has) for name, words, has in (
+    ("code", "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json",
+     lambda text, n, lines: len(_SYMBOL.findall(text)) > 1),
+    ("list", "list ideas suggest suggestions tips names examples questions steps ways ingredients recipe instructions itinerary schedule outline plan words sentences",
+     lambda text, n, lines: lines > 2 or text.count(",") + text.count(";") > 2),
+    ("letter", "email mail letter message reply invitation", lambda text, n, lines: not {"dear", "hi", "hello", "regards", "sincerely", "thanks", "thank", "subject", "you"}.isdisjoint(text.lower().split())),
+    ("long", "story essay paragraph post article describe description explain explanation poem song lyrics blog speech review detail detailed discuss letter email advice how",
+     lambda text, n, lines: n > 24),
+    ("brief", """classify categorize genre true identify determine detect sentiment single sentence tweet title headline name word convert rewrite translate fill complete
+     summarize summarise paraphrase number what who when where output""", lambda text, n, lines: n < 46))]
 
-  A short poem about the sea when asked for one, after a thought or two -> 0.7 to 1; the question again, a list of words, an essay on
+
+def _overlap(a, b):
+  """Cosine of two sets. {"sea", "moon"}, {"sea", "gold"} -> 0.45"""
+  return len(a & b) / math.sqrt(len(a) * len(b) + 1)
+
+
+def open_ended(row):
+  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace, and the form that
+  was asked for) times quality (length, specificity, prose; each saturates within a few sentences), times the gates variety, novelty (not the
+  prompt again), originality (not the trace again), substance (no filler, no loose words), trace and grader. No criterion pays alone.
+
+  A short poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, an essay on
   something else -> below 0.3
   """
-  text, asked = row.answer, row.prompt.content
-  if not text.words:
+  text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
+  if not n:
     return 0.0
-  met = len(asked & (text.content | row.trace.content)) / min(3, len(asked)) if asked else 1.0
-  relevance = min(1.0, met) if not asked or asked & text.content else 0.5 * min(1.0, met)
-  completeness = min(1.0, 0.25 + len(text.content) / 12)
-  specificity = min(1.0, 0.25 + len({w for w in text.words if len(w) > 5 or w[0].isdigit()} - _MARKERS) / 6)
-  code = row.task == "coding" and re.search(r"[(){}\[\]=;<>]", text.text)
-  coherent = 0.9 if code else text.prose
-  merit = math.prod(max(0.05, c) for c in (relevance, completeness, specificity, coherent)) ** 0.25
-  novelty = min(1.0, 2 * len(text.content - asked) / max(1, len(text.content)))
-  originality = 0.4 if text.triples and len(text.triples & row.trace.triples) > 0.6 * len(text.triples) else 1.0
-  thought = 0.6 + 0.4 * min(1.0, len(row.trace.content - asked) / 4) * row.trace.variety
+  words = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower()))
+  forms = {name: has(text.text, n, len(text.sentences)) for name, asking, has in _FORMS if asking & words}
+  code = len(_SYMBOL.findall(text.text)) > 1
+  brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
+  lines = len(text.sentences) > 2 and n < 8 * len(text.sentences)
+  formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or lines  # no prose, and need not be
+  form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
+  shared = max(_overlap(asked, text.stems), 0.8 * math.sqrt(_overlap(asked, plan) * _overlap(plan, text.stems)))
+  relevance = max(0.0, 0.1 + 0.75 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5
+  length = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12)
+  specific = 1.0 if brief else min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
+  quality = 0.5 + 0.5 * (length * specific * (0.9 if formed else text.prose)) ** (1 / 3)
+  copied = len(text.triples & row.prompt.triples) / max(1, len(text.triples))
+  novelty = min(1.0, 0.5 + 2 * len(text.stems - asked) / max(1, len(text.stems))) * (1 - 0.8 * copied)
+  woven = lambda words: code or len(words) < 8 or 10 * sum(map(_FUNCTION.__contains__, words)) >= len(words)
+  full = 1.0 if formed and n < 12 else sum(len(words) for _, words, stems in text.sentences if stems and woven(words)) / n
+  echo = [s in asked for s in map(_stem, text.words)]  # a run of the question's words is a list of keywords
+  full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
+  thought = 0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)
   thought *= 1.0 if row.trace.prose > 0.2 else 0.5
-  thought *= 1.0 if relevance else 0.4  # neither the answer nor the trace mentions what was asked
-  return merit * text.variety * novelty * originality * thought * text.honest * row.trace.honest
+  return min(1.0, relevance * quality * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
 
 
 COMPONENTS = {"format": format_} | {f.__name__: f for f in (correctness, number, exact_format, approximate_format, trace, coherence, clarity, confidence, open_ended)}
