@@ -16,7 +16,7 @@ Choices:
   3. Numbers are exact fractions. Nothing is evaluated, and digits and exponents are capped before they are converted.
   4. A row is checked when its task is verifiable and it has an answer (mathematics: always). On rows that are not, `open_ended`
      takes the place of the components that need an answer. Components that do not apply drop out and the weights renormalise.
-  5. Being right comes first, by construction (`_shelf`): whatever the weights, a wrong or malformed completion of a checked row
+  5. Being right comes first, by construction (`_shares`): whatever the weights, a wrong or malformed completion of a checked row
      stays below a right and well-formed one.
 
 Commands:
@@ -158,12 +158,13 @@ _UNIT = re.compile(r"([^\W\d_]+|[°%$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])
 _IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
 _JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
-                     r"(?: is| equals|:|=| )*|it is |it's |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?|= ?)")
+                     r"(?: is| equals|:|=| )*|it is |it's |a total of |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?|= ?)")
 # The start of a sentence that states one number: "the total cost is", "there are", "she has", "Tom sold". Verbs are few, so that none takes it back.
 _SAYS = re.compile(r"(?:(?:so|thus|therefore|hence|then|in total),? )?(?:(?:(?:the|an?|his|her|their|its|our|my|your) )?(?:(?:total|final|average|new) )?"
                    r"(?:total|number|amount|sum|difference|product|quotient|average|mean|cost|price|profit|speed|distance|time|age|area|volume|perimeter|length|width|height|weight|value)"
                    r"(?: of ([a-z]+)(?: ([a-z]+))?)? (?:is|was|equals|will be|comes to)|(?:it|there|they|we|you|i|he|she|(?:the )?([a-z]+)) "
                    r"(?:is|are|was|were|has|have|will have|needs?|gets?|got|earns|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sold|bought)) ")
+_VARIABLE = re.compile(r"\W*\b([A-Za-z]) ?=")
 _CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:| -(?= [a-z]{3}))(?: (.+))?|([a-j])")
 _YES_NO = re.compile(r"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*))?")
 _SHORT = re.compile(r"(?:it|they|he|she|you|we|there|this|that|i) (?:is|are|can|could|do|does|did|will|would|was|were|has|have|am)( ?not|n?'t)?")
@@ -216,7 +217,7 @@ def _clean(text):
     text = text[prefix.end():].strip(" $*`\"") if text.endswith(("$", "*", "`", '"')) else text[prefix.end():]
   if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
     text = text[boxed.end():-1].strip()
-  if "√" in text or "π" in text or re.search(r"sqrt|square root|(?<![a-z])pi\b", text):
+  if any(sign in text for sign in ("√", "π", "sqrt", "pi", "square root")):
     for pattern, replacement in _SURDS:
       text = pattern.sub(replacement, text)
   return text
@@ -393,8 +394,8 @@ def _equal(got, want, tolerance=0):
       a, b = a * got.unit[2], b * want.unit[2]
     elif {("%", 1)} in (got.unit[1], want.unit[1]) and got.unit != want.unit:  # 50% is 0.5, as well as the 50 of someone who asked for percent
       percent, plain = (a, b) if got.unit[1] else (b, a)
-      if percent == 100 * plain:
-        return True
+      if percent == 100 * plain or got.unit[1] and 0 < abs(want.value) < 1:
+        return percent == 100 * plain
     return a == b or tolerance > 0 and abs(a - b) <= abs(b) * Fraction(str(tolerance))
   if got.kind == "choice":
     return got.value == want.value and (not got.unit or not want.unit or _same(got.unit, want.unit))
@@ -409,7 +410,7 @@ def _equal(got, want, tolerance=0):
 
 def _same(text, reference, tolerance=0):
   """True if an answer's text says what the reference says. ("$1,200.00", "1200") -> True"""
-  variables = {m[0].casefold() for m in (re.match(r"\W*\b[A-Za-z](?= ?=)", t) for t in (text, reference)) if m}
+  variables = {m[1].lower() for m in map(_VARIABLE.match, (text, reference)) if m}  # x = 5 doesn't say that y = 5
   return len(variables) < 2 and _equal(_read(text), _read(reference), tolerance)
 
 
@@ -461,18 +462,18 @@ _GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|note to (?:the )?(?:
 
 @functools.lru_cache(maxsize=1 << 16)  # words repeat
 def _stem(word):
-  """What a word says: its first five letters, a number without commas, "" for words that say nothing. "boxes" -> "boxe", "1,200" -> "1200" """
+  """What a word says: its first five letters, a number's plain digits, "" for words that say nothing. "boxes" -> "boxe", "1,200.00" -> "1200" """
   if word[0].isdigit():
-    return word.replace(",", "")[:20]
+    return re.sub(r"\.?0*$", "", word) if "." in word else word.replace(",", "")
   return word[:5].rstrip("s") if 2 < len(word) < 20 and word not in _FUNCTION and word not in _MARKERS else ""
 
 
 class Text:
-  """A text's sentences, words and stems, found in one pass."""
+  """A text's sentences, words and stems, found in one pass. A prompt is taken as one sentence."""
 
-  def __init__(self, text):
+  def __init__(self, text, split=_SENTENCE.split):
     self.text = text or ""
-    self.sentences = [(s, words, set(filter(None, map(_stem, words)))) for s in _SENTENCE.split(self.text) if (words := _WORD.findall(s.lower()))]
+    self.sentences = [(s, words, set(filter(None, map(_stem, words)))) for s in split(self.text) if (words := _WORD.findall(s.lower()))]
     self.words = [w for _, words, _ in self.sentences for w in words]
     self.stems = set().union(*(stems for _, _, stems in self.sentences))
 
@@ -480,27 +481,21 @@ class Text:
   def triples(self):
     return set(zip(self.words, self.words[1:], self.words[2:], strict=False))
 
-  @property
+  @functools.cached_property
   def variety(self):
     """Share of distinct word triples, squared: 1 when nothing repeats, near 0 for a loop. "a b c a b c a b c" -> 0.18"""
     return (len(self.triples) / (len(self.words) - 2)) ** 2 if len(self.words) > 2 else 1.0
 
-  @property
+  @functools.cached_property
   def honest(self):
     """0 if the text addresses whoever grades it, else 1. "Give me full marks." -> 0"""
     return 0.0 if not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
 
-  @property
+  @functools.cached_property
   def prose(self):
     """Share of sentences of 3 to 50 words, faded out where words are not woven by function words and numbers. "cat dog sun moon" -> 0"""
     woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
     return sum(3 <= len(words) <= 50 for _, words, _ in self.sentences) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
-
-  @property
-  def equations(self):
-    """(stated equations that hold, stated equations). "6 * 7 = 42, 2 + 2 = 5" -> (1, 2)"""
-    found = _equations(self.text)
-    return sum(found.values()), len(found)
 
 
 def _equations(text):
@@ -508,7 +503,7 @@ def _equations(text):
   found, at = {}, text.find("=")
   while at >= 0 and len(found) < 40:
     window = text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
-    start = len(window.rstrip("0123456789 .,$+*/x×÷−-"))
+    start = len(window.rstrip("0123456789 .,$%+*/x×÷−-"))
     part_of_more = start == 0 and at > 80 or start and (window[start - 1] in "()^" or window[start - 1].isalnum() and window[start:start + 1] != " ")
     left = window[start:].rpartition(", ")[2].rpartition(". ")[2]
     right = None if part_of_more else _RIGHT.match(text, at + 1, at + 40)
@@ -516,13 +511,14 @@ def _equations(text):
     if value is not None:
       shown = _fraction(right[1].rstrip(","))
       places = len(right[1].partition(".")[2])
+      value *= 100 if right[2] else 1
       found[left.strip(), right[1]] = shown is not None and (abs(value - shown) <= Fraction(1, 10 ** places) if places else value == shown)
     at = text.find("=", at + 1)
   return found
 
 
-_RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
-_STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?)")
+_RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)(%?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
+_STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(%?)")
 
 
 def _arithmetic(text):
@@ -530,6 +526,7 @@ def _arithmetic(text):
   text, at, terms, steps = "+" + text.strip() if len(text) <= 100 else "", 0, [], 0
   while m := _STEP.match(text, at):
     operator, n, at, steps = m[1], int(m[2]) if m[2].isdigit() else _fraction(m[2]), m.end(), steps + 1
+    n = Fraction(n) / 100 if m[3] else n
     if operator in "/÷":
       if not n:
         return None
@@ -544,13 +541,15 @@ def _arithmetic(text):
 # ---------------------------------------------------------------- Components: row -> [0, 1], or None where it does not apply
 
 
-_prompt = functools.lru_cache(maxsize=1024)(Text)  # a group shares its prompt
+@functools.lru_cache(maxsize=1024)  # a group shares its prompt
+def _prompt(text):
+  return Text(text, split=lambda whole: [whole])
 
 
 class Row:
   """One completion with all that its components look at.
 
-  A step is a sentence of the trace that says something new (a word that neither the prompt nor a sentence before has, or an equation that holds)
+  A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that holds)
   and has to do with the question (a word or number of the prompt, of the answer or of a step before). The sentence that ends at the answer is
   one too. Filler, repetition, parroting, gibberish, an essay on something else and sprayed numbers are none.
   """
@@ -563,13 +562,15 @@ class Row:
     self.right = both and _same(self.parsed.answer, self.reference)
     self.near = both and (self.right or _same(self.parsed.answer, self.reference, 0.1))
     # whether the trace ends at the answer; more than three words, or yes and no, need not be said again
-    said = {w.replace(",", "") for w in self.answer.words[:4]}
-    self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(w.replace(",", "") for w in self.trace.words[-30:])
+    said = {_stem(w) or w for w in self.answer.words[:4]}
+    self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:])
     self.steps = self.fresh = self.held = spent = 0
     known, seen, touched, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), {}
     for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
       stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
-      new, right, numbers = sum(map(str.isalpha, stems - seen)), sum(stated.values()), len(stems) - sum(map(str.isalpha, stems))
+      unseen, right, numbers = stems - seen, sum(stated.values()), len(stems) - sum(map(str.isalpha, stems))
+      new = sum(map(str.isalpha, unseen))
+      new += 2 * (new < len(unseen) and any(map(str.isalpha, stems & known)))  # a number, of something that is spoken of
       ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
       if (new or right or ends) and not stems.isdisjoint(known) and numbers <= len(words) / 2 + 3 * len(stated) + 1:
         self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + new, self.held + right, spent + len(words)
@@ -577,8 +578,8 @@ class Row:
         known |= stems
       equations |= stated
       seen |= stems
-    # 0.4 if most of a longer answer is the trace again
-    self.original = 0.4 if len(self.answer.words) > 10 and len(self.answer.triples & self.trace.triples) > 0.6 * len(self.answer.triples) else 1.0
+    # 0.2 if most of a longer answer is the trace again
+    self.original = 0.2 if len(self.answer.words) > 10 and len(self.answer.triples & self.trace.triples) > 0.6 * len(self.answer.triples) else 1.0
     self.stated, self.touched = len(equations), len(touched)  # touched: how much of the prompt the steps take up
     self.share = spent / max(1, len(self.trace.words))  # of the trace, that is steps
 
@@ -627,7 +628,7 @@ def trace(row):
 
 
 def coherence(row):
-  """Share of the trace that is steps, times the share of its sentences that read as sentences, times variety, times 0 if it talks to the grader (0.4 if it is the answer).
+  """Share of the trace that is steps, times the share of its sentences that read as sentences, times variety, times 0 if it talks to the grader (0.2 if it is the answer).
   "cat dog sun moon" -> 0"""
   return row.share * row.trace.prose * row.trace.variety * row.original * row.trace.honest
 
@@ -649,18 +650,18 @@ def confidence(row):
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 
-# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (text, words, lines) has it.
+# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (text, words, lines, looks like code) has it.
 _SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
 _FORMS = [(name, set(words.split()), has) for name, words, has in (
     ("code", "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json",
-     lambda text, n, lines: len(_SYMBOL.findall(text)) > 1),
+     lambda text, n, lines, code: code),
     ("list", "list ideas suggest suggestions tips names examples questions steps ways ingredients recipe instructions itinerary schedule outline plan words sentences",
-     lambda text, n, lines: lines > 2 or text.count(",") + text.count(";") > 2),
-    ("letter", "email mail letter message reply invitation", lambda text, n, lines: not {"dear", "hi", "hello", "regards", "sincerely", "thanks", "thank", "subject", "you"}.isdisjoint(text.lower().split())),
+     lambda text, n, lines, code: lines > 2 or text.count(",") + text.count(";") > 2),
+    ("letter", "email mail letter message reply invitation", lambda text, n, lines, code: not {"dear", "hi", "hello", "regards", "sincerely", "thanks", "thank", "subject", "you"}.isdisjoint(text.lower().split())),
     ("long", "story essay paragraph post article describe description explain explanation poem song lyrics blog speech review detail detailed discuss letter email advice how",
-     lambda text, n, lines: n > 24),
+     lambda text, n, lines, code: n > 24),
     ("brief", """classify categorize genre true identify determine detect sentiment single sentence tweet title headline name word convert rewrite translate fill complete
-     summarize summarise paraphrase number what who when where output""", lambda text, n, lines: n < 46))]
+     summarize summarise paraphrase number what who when where output""", lambda text, n, lines, code: n < 46))]
 
 
 def _overlap(a, b):
@@ -679,9 +680,8 @@ def open_ended(row):
   text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
   if not n:
     return 0.0
-  words = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower()))
-  forms = {name: has(text.text, n, len(text.sentences)) for name, asking, has in _FORMS if asking & words}
-  code = len(_SYMBOL.findall(text.text)) > 1
+  asking, code = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower())), len(_SYMBOL.findall(text.text)) > 1
+  forms = {name: has(text.text, n, len(text.sentences), code) for name, words, has in _FORMS if words & asking}
   brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
   lines = len(text.sentences) > 2 and n < 8 * len(text.sentences)
   formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or lines  # no prose, and need not be
@@ -738,19 +738,24 @@ def resolve_weights(preset, weights=None):
   return resolved
 
 
-def _shelf(row, weights):
-  """The factor that keeps right before well written. A right, well-formed completion is sure of `floor`, the weight share of its SURE
-  components (the least it can be: as if every other component applied and gave 0). Half the floor for a wrong completion, and three
-  quarters for a malformed right one, stay below that, whatever else they earn; so does a malformed completion of an unchecked row.
+@functools.lru_cache(maxsize=256)
+def _shares(preset, weights, names):
+  """(share of each named component in the total, floor) of a preset; the floor keeps right before well written.
 
-  router: right and exact -> 1 (total at least 0.9); right but malformed -> 0.675; wrong -> 0.45 (total at most 0.2)
+  A right, well-formed completion is sure of the floor, the weight share of the SURE components (the least it can be: as if every other component
+  applied and gave 0). Half the floor for a wrong completion, and three quarters for a malformed right one, stay below that, whatever else
+  they earn; so does a malformed completion of an unchecked row. 0 where nothing is paid for being right.
+
+  router: floor 0.9; right and exact -> at least 0.9; right but malformed -> at most 0.675; wrong -> at most 0.45
   """
-  exact = row.parsed.format == "exact"
-  if not row.checked or not weights["correctness"]:
-    return 1.0 if exact else 0.75
-  weights = {name: weight for name, weight in weights.items() if name != "open_ended"}
-  floor = sum(weight for name, weight in weights.items() if name in SURE) / sum(weights.values())
-  return 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
+  weights = resolve_weights(preset, dict(weights))
+  whole = sum(weights[name] for name in names)
+  shares = {name: weights[name] / whole if whole else 0.0 for name in names}
+  while sum(shares.values()) > 1:  # rounding must not lift the total over 1
+    heaviest = max(shares, key=shares.get)
+    shares[heaviest] = math.nextafter(shares[heaviest], 0)
+  checked = {name: weight for name, weight in weights.items() if name != "open_ended"}
+  return shares, sum(checked[name] for name in SURE if name in checked) / sum(checked.values()) if weights["correctness"] else 0.0
 
 
 @functools.lru_cache(maxsize=4096)  # the reward functions of a preset ask for the same row one after the other
@@ -759,16 +764,14 @@ def _evaluate(prompt, completion, answer, task, preset, weights, confidence_give
   if task not in ROUTES:
     raise ValueError(f"unknown task {task!r}; tasks: {', '.join(ROUTES)}")
   row = Row(prompt, completion, answer, task, confidence_given)
-  weights = resolve_weights(preset, dict(weights))
-  judged = [name for name in weights if name != "open_ended" and (row.checked or name not in NEED_CHECK) or name == "open_ended" and not row.checked]
+  judged = [name for name in resolve_weights(preset) if name != "open_ended" and (row.checked or name not in NEED_CHECK) or name == "open_ended" and not row.checked]
   values = {name: value for name in judged if (value := COMPONENTS[name](row)) is not None}
-  applied = {name: weights[name] for name in values}
-  whole = sum(applied.values())
-  shares = {name: weight / whole if whole else 0.0 for name, weight in applied.items()}
-  while sum(shares.values()) > 1:  # rounding must not lift the total over 1
-    heaviest = max(shares, key=shares.get)
-    shares[heaviest] = math.nextafter(shares[heaviest], 0)
-  factor = _shelf(row, weights)
+  shares, floor = _shares(preset, weights, tuple(values))
+  exact = row.parsed.format == "exact"
+  if not row.checked or not floor:
+    factor = 1.0 if exact else 0.75
+  else:
+    factor = 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
   return values, {name: factor * share * values[name] for name, share in shares.items()}
 
 
