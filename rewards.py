@@ -83,9 +83,7 @@ def parse(completion):
   format "exact": one reasoning block, then one answer block, and nothing but whitespace (or end tokens) around them.
          "partial": not exact, but at least one block can be read. "none": no block at all.
   An answer block that lies inside a reasoning block belongs to the trace and is not read; answer blocks that disagree give None.
-
-  parse("<answer>42</answer>") -> Parsed(None, "42", "partial", ("no <reasoning>", "no </reasoning>"))
-  """
+  parse("<answer>42</answer>") -> Parsed(None, "42", "partial", ("no <reasoning>", "no </reasoning>"))"""
   end = len(completion)
   while end:
     if completion[end - 1].isspace():
@@ -200,23 +198,18 @@ def _clean(text):
   if "\\" in text or "{" in text:
     for pattern, replacement in _LATEX:
       text = pattern.sub(replacement, text)
-  for i in range(4):
-    before, text = text, text.strip(" \n\t`\"'")
-    if text.endswith(".") and not text.endswith(".."):
-      text = text[:-1]
-    if len(text) > 2 and text[0] == text[-1] and text[0] in "$*_":
-      text = text.strip(text[0])
-    if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
-      text = text[boxed.end():-1]
-    if text == before:
-      break
   text = re.sub(r"(?<=\d)M(?![\w/])", " million", text)  # before the case is lost: 1.5M people, but 1.5 m
   text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
   text = re.sub(r"(?<=\d) ?: ?(?=\d)", ":", text) if ":" in text else text
-  if prefix := _PREFIX.match(text):
-    text = text[prefix.end():].strip(" $*`\"") if text.endswith(("$", "*", "`", '"')) else text[prefix.end():]
-  if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
-    text = text[boxed.end():-1].strip()
+  for _ in range(5):
+    before, text = text, text.strip(" \n\t`\"'")
+    text = text[:-1] if text.endswith(".") and not text.endswith("..") else text
+    text = text.strip(text[0]) if len(text) > 2 and text[0] == text[-1] and text[0] in "$*_" else text
+    wrap = re.match(r"\\f?boxed ?\{", text) if text.endswith("}") else None
+    text = text[wrap.end():-1] if wrap else text
+    text = text[prefix.end():] if (prefix := _PREFIX.match(text)) else text
+    if text == before:
+      break
   if any(sign in text for sign in ("√", "π", "sqrt", "pi", "square root")):
     for pattern, replacement in _SURDS:
       text = pattern.sub(replacement, text)
@@ -380,12 +373,9 @@ def _equal(got, want, tolerance=0):
   """True if one Value answers another; `tolerance` is relative to the wanted number and applies to numbers only."""
   if got is None or want is None:
     return False
-  if got.kind == "choice" != want.kind:  # "B) 42" also says 42
-    return _equal(_read(got.unit), want, tolerance) if got.unit else False
-  if want.kind == "choice" != got.kind:
-    return _equal(got, _read(want.unit), tolerance) if want.unit else False
-  if got.kind != want.kind:
-    return False
+  if got.kind != want.kind:  # "B) 42" also says 42
+    got, want = (_read(v.unit) if v.kind == "choice" else v for v in (got, want))
+    return got is not None and want is not None and got.kind == want.kind and _equal(got, want, tolerance)
   if got.kind == "number":
     a, b = got.value, want.value
     if _BARE not in (got.unit, want.unit):  # 72 is 72 km/h; but 72 m/s is not, and 20 m/s is
@@ -423,17 +413,13 @@ def _reference(answer):
 
 def is_correct(completion, answer):
   """True if the answer block, and nothing but it, says exactly what `answer` says; False without an answer.
-
-  is_correct("<reasoning>6 * 7</reasoning><answer>42.0 eggs</answer>", "42") -> True
-  """
+  is_correct("<reasoning>6 * 7</reasoning><answer>42.0 eggs</answer>", "42") -> True"""
   return is_close(completion, answer, tolerance=0)
 
 
 def is_close(completion, answer, tolerance=0.1):
   """True if the answer block is right, or a number within `tolerance` of the reference (relative; a reference of 0 has to be met).
-
-  is_close("<reasoning>6 * 7</reasoning><answer>40</answer>", "42") -> True
-  """
+  is_close("<reasoning>6 * 7</reasoning><answer>40</answer>", "42") -> True"""
   parsed, reference = parse(completion), _reference(answer)
   return parsed.answer is not None and reference is not None and _same(parsed.answer, reference, tolerance)
 
@@ -541,9 +527,7 @@ def _arithmetic(text):
 # ---------------------------------------------------------------- Components: row -> [0, 1], or None where it does not apply
 
 
-@functools.lru_cache(maxsize=1024)  # a group shares its prompt
-def _prompt(text):
-  return Text(text, split=lambda whole: [whole])
+_prompt = functools.lru_cache(maxsize=1024)(lambda text: Text(text, split=lambda whole: [whole]))  # a group shares its prompt
 
 
 class Row:
@@ -619,9 +603,7 @@ def trace(row):
   """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the
   trace that is steps, the share of stated equations that hold, coherence, 0.6 if it does not end at the answer, down to 0.4 if it takes up less
   than two words or numbers of the question.
-
-  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0
-  """
+  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0"""
   substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
   true = row.held / row.stated if row.stated else 1.0
   return substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
@@ -664,11 +646,6 @@ _FORMS = [(name, set(words.split()), has) for name, words, has in (
      summarize summarise paraphrase number what who when where output""", lambda text, n, lines, code: n < 46))]
 
 
-def _overlap(a, b):
-  """Cosine of two sets. {"sea", "moon"}, {"sea", "gold"} -> 0.45"""
-  return len(a & b) / math.sqrt(len(a) * len(b) + 1)
-
-
 def open_ended(row):
   """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace, and the form that
   was asked for) times quality (length, specificity, prose; each saturates within a few sentences), times the gates variety, novelty (not the
@@ -686,7 +663,8 @@ def open_ended(row):
   lines = len(text.sentences) > 2 and n < 8 * len(text.sentences)
   formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or lines  # no prose, and need not be
   form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
-  shared = max(_overlap(asked, text.stems), 0.8 * math.sqrt(_overlap(asked, plan) * _overlap(plan, text.stems)))
+  overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
+  shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
   relevance = max(0.0, 0.1 + 0.75 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5
   length = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12)
   specific = 1.0 if brief else min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
@@ -709,15 +687,11 @@ COMPONENTS = {"format": format_} | {f.__name__: f for f in (correctness, number,
 
 
 def parse_weights(text):
-  """A --reward_weights value as a dict; ValueError names a part that is not name=number. "format=0.3,correctness=0.5" -> {"format": 0.3, "correctness": 0.5}"""
-  weights = {}
-  for part in filter(None, (p.strip() for p in (text or "").split(","))):
-    name, _, value = part.partition("=")
-    try:
-      weights[name.strip()] = float(value)
-    except ValueError:
-      raise ValueError(f"reward weight {part!r} is not of the form component=number") from None
-  return weights
+  """A --reward_weights value as a dict; ValueError if they are not that. "format=0.3,correctness=0.5" -> {"format": 0.3, "correctness": 0.5}"""
+  try:
+    return {name.strip(): float(value) for name, _, value in (part.partition("=") for part in (text or "").split(",") if part.strip())}
+  except ValueError:
+    raise ValueError(f"reward weights {text!r} are not of the form component=number,component=number") from None
 
 
 def resolve_weights(preset, weights=None):
@@ -745,9 +719,7 @@ def _shares(preset, weights, names):
   A right, well-formed completion is sure of the floor, the weight share of the SURE components (the least it can be: as if every other component
   applied and gave 0). Half the floor for a wrong completion, and three quarters for a malformed right one, stay below that, whatever else
   they earn; so does a malformed completion of an unchecked row. 0 where nothing is paid for being right.
-
-  router: floor 0.9; right and exact -> at least 0.9; right but malformed -> at most 0.675; wrong -> at most 0.45
-  """
+  router: floor 0.9; right and exact -> at least 0.9; right but malformed -> at most 0.675; wrong -> at most 0.45"""
   weights = resolve_weights(preset, dict(weights))
   whole = sum(weights[name] for name in names)
   shares = {name: weights[name] / whole if whole else 0.0 for name in names}
@@ -768,10 +740,7 @@ def _evaluate(prompt, completion, answer, task, preset, weights, confidence_give
   values = {name: value for name in judged if (value := COMPONENTS[name](row)) is not None}
   shares, floor = _shares(preset, weights, tuple(values))
   exact = row.parsed.format == "exact"
-  if not row.checked or not floor:
-    factor = 1.0 if exact else 0.75
-  else:
-    factor = 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
+  factor = (1.0 if exact else 0.75) if not row.checked or not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
   return values, {name: factor * share * values[name] for name, share in shares.items()}
 
 
@@ -784,9 +753,7 @@ def score(prompt, completion, answer, task, preset="router", weights=None, **ext
 
   `prompt` is the bare question; `answer` None or "" is a row without one; `extra["confidence"]` is the policy's probability of its answer.
   ValueError: unknown task, preset or component.
-
-  score("What is 6 * 7?", "<answer>42</answer>", "42", "math") -> {"correctness": 1.0, "format": 0.4, "trace": 0.0, "total": 0.53}
-  """
+  score("What is 6 * 7?", "<answer>42</answer>", "42", "math") -> {"correctness": 1.0, "format": 0.4, "trace": 0.0, "total": 0.53}"""
   values, parts = _row(prompt, completion, answer, task, preset, weights, extra.get("confidence"))
   return values | {"total": float(sum(parts.values()))}
 
@@ -796,9 +763,7 @@ def reward_fns(preset, weights=None):
 
   Each returns the component's weighted contribution (0 where it does not apply) and is named after it. A column `confidence` is passed on.
   ValueError: as `resolve_weights`.
-
-  [f.__name__ for f in reward_fns("router")] -> ["correctness", "open_ended", "format", "trace"]
-  """
+  [f.__name__ for f in reward_fns("router")] -> ["correctness", "open_ended", "format", "trace"]"""
   resolve_weights(preset, weights)
 
   def make(name):
@@ -849,34 +814,29 @@ def main(fv):
       for label, question, completion, answer, task in SAMPLES:
         print("  " + _line(label, score(question, completion, answer, task, preset, weights if preset == fv.preset else None)))
     return
-  sums, counts, rows, bad = collections.Counter(), collections.Counter(), 0, 0
   try:
-    file = open(fv.input, encoding="utf-8")
+    with open(fv.input, encoding="utf-8") as file:
+      lines = [(i, text) for i, text in enumerate(file, 1) if text.strip()]
   except OSError as error:
     raise SystemExit(f"--input: cannot read {fv.input}: {error.strerror}") from None
-  with file:
-    for i, text in enumerate(file, 1):
-      if not text.strip():
-        continue
-      try:
-        row = json.loads(text)
-        if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
-          raise ValueError("no completion")
-        question = row.get("question", row.get("prompt"))
-        if not isinstance(question, str):
-          raise ValueError("no question (or prompt)")
-        values = score(question, row["completion"], row.get("answer"), row.get("task"), fv.preset, weights)
-      except ValueError as error:  # JSONDecodeError is one too
-        print(f"{fv.input}:{i}: skipped: {error}", file=sys.stderr)
-        bad += 1
-        continue
-      rows += 1
+  sums, counts, bad = collections.Counter(), collections.Counter(), 0
+  for i, text in lines:
+    try:
+      row = json.loads(text)
+      question = row.get("question", row.get("prompt")) if isinstance(row, dict) else None
+      if not isinstance(question, str) or not isinstance(row.get("completion"), str):
+        raise ValueError("no completion, or no question (or prompt)")
+      values = score(question, row["completion"], row.get("answer"), row.get("task"), fv.preset, weights)
+    except ValueError as error:  # JSONDecodeError is one too
+      print(f"{fv.input}:{i}: skipped: {error}", file=sys.stderr)
+      bad += 1
+    else:
       print(_line(f"line {i}", values))
       sums.update(values)
       counts.update(values.keys())
-  print(f"\n{fv.preset}: {rows} completions, {bad} bad lines")
+  print(f"\n{fv.preset}: {len(lines) - bad} completions, {bad} bad lines")
   for name in [*PRESETS[fv.preset], "total"]:
-    print(f"  {name:<20} n {counts[name]:>6}  mean {sums[name] / counts[name]:.3f}" if counts[name] else f"  {name:<20} n      0")
+    print(f"  {name:<20} n {counts[name]:>6}  mean {sums[name] / max(1, counts[name]):.3f}")
   if bad:
     raise SystemExit(1)
 
