@@ -45,13 +45,9 @@ PRESETS = {
 # task -> (what a row with an answer is judged on, what a row without one is judged on).
 ROUTES = {
     "math": ("checked", "checked"),  # without an answer nothing is right: 0 on correctness, rather than a way around it
-    "logic": ("checked", "open_ended"),
-    "science": ("checked", "open_ended"),
-    "common_sense": ("checked", "open_ended"),
-    "coding": ("open_ended", "open_ended"),
-    "creative": ("open_ended", "open_ended"),
-    "summarization": ("open_ended", "open_ended"),
-    "other": ("open_ended", "open_ended"),
+    "logic": ("checked", "open_ended"), "science": ("checked", "open_ended"), "common_sense": ("checked", "open_ended"),
+    "coding": ("open_ended", "open_ended"), "creative": ("open_ended", "open_ended"),
+    "summarization": ("open_ended", "open_ended"), "other": ("open_ended", "open_ended"),
 }
 NEED_CHECK = ("correctness", "number", "confidence")  # components that only rows of the route "checked" have
 SURE = ("correctness", "format", "exact_format")  # components that are 1 when right and well-formed
@@ -132,8 +128,7 @@ _UNITS = {name: (group.split()[0], Fraction(factor or 1))
     ; j joule |1000 kj kilojoule; w watt |1000 kw kilowatt; n newton; v volt; amp ampere; hz hertz; pa pascal; ω ohm""".split(";")
           for unit in group.split("|") for factor, names in [re.match(r"([\d.]*)(.*)", unit, re.DOTALL).groups()] for name in names.split()}
 _SCALES = {"hundred": 100, "dozen": 12, "k": 10**3, "thousand": 10**3, "million": 10**6, "mn": 10**6, "billion": 10**9, "bn": 10**9, "trillion": 10**12}
-_WORDS = {w: i for i, w in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
+_WORDS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
 _WORDS |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _PARTS = {w: i for i, w in enumerate("half third quarter fifth sixth seventh eighth ninth tenth".split(), 2)} | {"halve": 2, "fourth": 4}
 # Words that can't be part of a unit: they make another claim of the number, a second number, or take it back.
@@ -164,8 +159,8 @@ _SAYS = re.compile(r"(?:(?:so|thus|therefore|hence|then|in total),? )?(?:(?:(?:t
                    r"(?:is|are|was|were|has|have|will have|needs?|gets?|got|earns|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sold|bought)) ")
 _VARIABLE = re.compile(r"\W*\b([A-Za-z]) ?=")
 _CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:| -(?= [a-z]{3}))(?: (.+))?|([a-j])")
-_YES_NO = re.compile(r"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*))?")
-_SHORT = re.compile(r"(?:it|they|he|she|you|we|there|this|that|i) (?:is|are|can|could|do|does|did|will|would|was|were|has|have|am)( ?not|n?'t)?")
+_SHORT = r"(?:it|they|he|she|you|we|there|this|that|i) (?:is|are|can|could|do|does|did|will|would|was|were|has|have|am)( ?not|n?'t)?"
+_YES_NO = re.compile(rf"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*)| ({_SHORT}))?")  # "yes, it is", "yes it is"
 _TIME = re.compile(r"(?:at )?(\d\d?)(?::([0-5]\d))?(?::([0-5]\d))?(?: ?([ap])\.? ?m| ?h| o'clock)?")
 _MONTH, _DAY = rf"({'|'.join(_MONTHS)})[a-z]*\.?", r"(\d\d?)(?:st|nd|rd|th)?"
 _DATES = [(re.compile("(?:on |in )?" + pattern), order) for pattern, order in (
@@ -196,8 +191,7 @@ def _clean(text):
   if text.count("**") % 2 == 0:  # pairs are bold; a single one would be a power
     text = re.sub(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\w)", "", text)
   if "\\" in text or "{" in text:
-    for pattern, replacement in _LATEX:
-      text = pattern.sub(replacement, text)
+    text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _LATEX, text)
   text = re.sub(r"(?<=\d)M(?![\w/])", " million", text)  # before the case is lost: 1.5M people, but 1.5 m
   text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
   text = re.sub(r"(?<=\d) ?: ?(?=\d)", ":", text) if ":" in text else text
@@ -211,8 +205,7 @@ def _clean(text):
     if text == before:
       break
   if any(sign in text for sign in ("√", "π", "sqrt", "pi", "square root")):
-    for pattern, replacement in _SURDS:
-      text = pattern.sub(replacement, text)
+    text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _SURDS, text)
   return text
 
 
@@ -229,12 +222,10 @@ def _unit(text):
   """(nouns, what is measured, factor to base units) of what follows a number, None if that is no unit. " km per hour" -> ({}, {("m", 1), ("s", -1)}, 5/18)"""
   text = _IN_ALL.sub("", text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h").replace(" of an ", " of ").replace(" of a ", " of "))
   found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1)) for w, e in _UNIT.findall(text)]
-  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[0][0] not in _UNITS or len(found) > 7:
+  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[0][0] not in _UNITS or len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, _ in found):
     return None
   nouns, powers, factor, sign, square = set(), collections.Counter(), Fraction(1), 1, 1
   for name, power in found:
-    if name in _NOT_UNITS or name + "s" in _NOT_UNITS:
-      return None
     if name in ("/", "per", "a", "an", "every"):
       sign = -1
     elif name in ("square", "sq", "cubic"):
@@ -279,6 +270,8 @@ def _part(text):
 
 def _read_number(text):
   """A Value of kind "number", None if the text is not one from end to end. "$1.5 million" -> Value("number", 1500000, ({}, {("$", 1)}, 1))"""
+  negative = re.match(r"(?:minus|negative) (?=[\w$.])", text)
+  text = text[negative.end():] if negative else text
   if m := _NUMBER.match(text):
     parts = [_fraction(m[name], exponent) for name, exponent in (("whole", "0"), ("top", "0"), ("bottom", "0"), ("n", m["e"] or m["p"] or "0")) if m[name]]
     if m["power"]:
@@ -291,16 +284,13 @@ def _read_number(text):
     value, rest = part
   else:
     words = text.replace("-", " ").split(" ")
-    if words[0] in ("minus", "negative"):
-      number = len(words) > 1 and words[1] not in ("minus", "negative") and _read_number(" ".join(words[1:]))
-      return number._replace(value=-number.value) if number else None
     value, used = _number_words(words)
     if value is None:
       return None
     rest = " ".join(["", *words[used:]])
   if rest.startswith(" and ") and value.denominator == 1 and (part := _part(rest[5:])) and part[0] < 1:  # three and a half
     value, rest = value + part[0], part[1]
-  value = -value if m and "-" in (m["sign"], m["sign2"]) else value
+  value = -value if negative or m and "-" in (m["sign"], m["sign2"]) else value
   scale = re.match(rf"[{'kmb' if m and m['currency'] else 'k'}](?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
   if scale:
     value, rest = value * _SCALES[{"m": "mn", "b": "bn"}.get(scale[0], scale[0].strip(" -"))], rest[scale.end():]
@@ -320,27 +310,22 @@ def _read_moment(text):
   if not m or not (m[2] or m[4]) or int(m[1]) > (12 if m[4] else 23) or m[4] and not int(m[1]):
     return None
   hour = int(m[1]) % 12 + 12 * (m[4] == "p") if m[4] else int(m[1])
-  # "3:30" doesn't say which half of the day; "03:30" may be written either way
-  return Value("time", (hour, int(m[2] or 0), int(m[3] or 0)), "" if m[4] or not 0 < hour < 13 else "0" if m[1][0] == "0" else "?")
+  return Value("time", (hour, int(m[2] or 0), int(m[3] or 0)), "" if m[4] or not 0 < hour < 13 else "0" if m[1][0] == "0" else "?")  # "3:30" doesn't say which half of the day
 
 
 @functools.lru_cache(maxsize=8192)  # a group shares its reference, and its completions share their answers
 def _read(text):
   """What an answer says: a Value of kind number, yes_no, choice, date, time, list or text; None if it says nothing. "Yes." -> Value("yes_no", True, None)"""
-  if len(text) > MAX_ANSWER:
-    return None
-  text = _clean(text)
+  text = _clean(text) if len(text) <= MAX_ANSWER else ""
   if not text or re.fullmatch(r"[-+]?(?:nan|inf|infinity|∞|\\infty)", text):
     return None
   if value := _read_moment(text) or _read_number(text):
     return value
   if m := _YES_NO.fullmatch(text):
-    yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or ""))
+    yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or m[3] or ""))
     denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true"}
-    short = _SHORT.fullmatch(m[2] or "")
+    short = re.fullmatch(_SHORT, m[2] or m[3] or "")
     return None if rest & (denied | _HEDGES | {"?"}) or short and yes == bool(short[1]) else Value("yes_no", yes, None)
-  if (m := re.fullmatch(r"(yes|no),? (.*)", text)) and (short := _SHORT.fullmatch(m[2])):  # no comma: "yes it is"
-    return Value("yes_no", m[1] == "yes", None) if (m[1] == "no") == bool(short[1]) else None
   if m := _CHOICE.fullmatch(text):
     return Value("choice", m[1] or m[3], m[2] or "")
   *lefts, right = text.split("=")
@@ -392,9 +377,8 @@ def _equal(got, want, tolerance=0):
   if got.kind == "list":
     if got.unit and want.unit and got.unit != want.unit or len(got.value) != len(want.value):
       return False
-    key = lambda v: (v.value, sorted(v.unit[0]))
-    a, b = (got.value, want.value) if "(" in got.unit + want.unit or "[" in got.unit + want.unit else (sorted(got.value, key=key), sorted(want.value, key=key))
-    return all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    ordered = lambda items: items if {"(", "["} & {got.unit, want.unit} else sorted(items, key=lambda v: (v.value, sorted(v.unit[0])))
+    return all(map(_equal, ordered(got.value), ordered(want.value)))
   return got.value == want.value and (got.kind != "time" or got.unit == want.unit or "0" in (got.unit, want.unit))
 
 
@@ -495,9 +479,7 @@ def _equations(text):
     right = None if part_of_more else _RIGHT.match(text, at + 1, at + 40)
     value = _arithmetic(left) if right else None
     if value is not None:
-      shown = _fraction(right[1].rstrip(","))
-      places = len(right[1].partition(".")[2])
-      value *= 100 if right[2] else 1
+      shown, places, value = _fraction(right[1].rstrip(",")), len(right[1].partition(".")[2]), value * 100 if right[2] else value
       found[left.strip(), right[1]] = shown is not None and (abs(value - shown) <= Fraction(1, 10 ** places) if places else value == shown)
     at = text.find("=", at + 1)
   return found
@@ -525,7 +507,6 @@ def _arithmetic(text):
 
 
 # ---------------------------------------------------------------- Components: row -> [0, 1], or None where it does not apply
-
 
 _prompt = functools.lru_cache(maxsize=1024)(lambda text: Text(text, split=lambda whole: [whole]))  # a group shares its prompt
 
@@ -562,10 +543,9 @@ class Row:
         known |= stems
       equations |= stated
       seen |= stems
-    # 0.2 if most of a longer answer is the trace again
     self.original = 0.2 if len(self.answer.words) > 10 and len(self.answer.triples & self.trace.triples) > 0.6 * len(self.answer.triples) else 1.0
-    self.stated, self.touched = len(equations), len(touched)  # touched: how much of the prompt the steps take up
-    self.share = spent / max(1, len(self.trace.words))  # of the trace, that is steps
+    # equations; words of the prompt that the steps take up; share of the trace that is steps
+    self.stated, self.touched, self.share = len(equations), len(touched), spent / max(1, len(self.trace.words))
 
 
 def correctness(row):
@@ -575,10 +555,9 @@ def correctness(row):
 
 def number(row):
   """1 the answer is the reference's number, 0.2 it is a single number at all, 0 it is none; drops out if the reference is none. "40" for 42 -> 0.2"""
-  want = row.reference and _read(row.reference)
+  want, got = (text and _read(text) for text in (row.reference, row.parsed.answer))
   if not want or want.kind != "number":
     return None
-  got = row.parsed.answer and _read(row.parsed.answer)
   return 0.0 if not got or got.kind != "number" else 1.0 if row.right else 0.2
 
 
@@ -593,16 +572,14 @@ def exact_format(row):
 
 
 def approximate_format(row):
-  """A quarter for each of the four tags that is there exactly once, halved by any other defect; 0.4 of that is for the tags alone, the rest
-  for what the trace between them is worth. "<answer>42</answer>" -> 0.2"""
+  """A quarter for each of the four tags that is there exactly once, halved by any other defect; 0.4 of it for the tags alone, the rest for the trace. "<answer>42</answer>" -> 0.2"""
   tags = sum(d.startswith(("no <", "repeated <")) for d in row.parsed.defects)
   return (4 - tags) / 4 * (0.5 if len(row.parsed.defects) > tags else 1.0) * (0.4 + 0.6 * trace(row))
 
 
 def trace(row):
-  """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the
-  trace that is steps, the share of stated equations that hold, coherence, 0.6 if it does not end at the answer, down to 0.4 if it takes up less
-  than two words or numbers of the question.
+  """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the trace that
+  is steps, the share of equations that hold, coherence, 0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
   "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0"""
   substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
   true = row.held / row.stated if row.stated else 1.0
@@ -610,8 +587,7 @@ def trace(row):
 
 
 def coherence(row):
-  """Share of the trace that is steps, times the share of its sentences that read as sentences, times variety, times 0 if it talks to the grader (0.2 if it is the answer).
-  "cat dog sun moon" -> 0"""
+  """Share of the trace that is steps, times the share of its sentences that read as sentences, times variety, times 0 if it talks to the grader (0.2 if it is the answer). "cat dog sun moon" -> 0"""
   return row.share * row.trace.prose * row.trace.variety * row.original * row.trace.honest
 
 
@@ -632,33 +608,28 @@ def confidence(row):
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 
-# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (text, words, lines, looks like code) has it.
+# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (its text, its number of words, whether it looks like code) has it.
 _SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
-_FORMS = [(name, set(words.split()), has) for name, words, has in (
-    ("code", "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json",
-     lambda text, n, lines, code: code),
-    ("list", "list ideas suggest suggestions tips names examples questions steps ways ingredients recipe instructions itinerary schedule outline plan words sentences",
-     lambda text, n, lines, code: lines > 2 or text.count(",") + text.count(";") > 2),
-    ("letter", "email mail letter message reply invitation", lambda text, n, lines, code: not {"dear", "hi", "hello", "regards", "sincerely", "thanks", "thank", "subject", "you"}.isdisjoint(text.lower().split())),
-    ("long", "story essay paragraph post article describe description explain explanation poem song lyrics blog speech review detail detailed discuss letter email advice how",
-     lambda text, n, lines, code: n > 24),
-    ("brief", """classify categorize genre true identify determine detect sentiment single sentence tweet title headline name word convert rewrite translate fill complete
-     summarize summarise paraphrase number what who when where output""", lambda text, n, lines, code: n < 46))]
+_FORMS = [(name, set(words.split()), has) for name, has, words in (
+    ("code", lambda text, n, code: code, "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json"),
+    ("list", lambda text, n, code: len(text.sentences) > 2 or text.text.count(",") + text.text.count(";") > 2,
+     "list ideas suggest suggestions tips names examples questions steps ways ingredients recipe instructions itinerary schedule outline plan words sentences"),
+    ("long", lambda text, n, code: n > 24, """story essay paragraph post article describe description explain explanation poem song lyrics blog speech review detail detailed
+     discuss letter email advice how"""),
+    ("brief", lambda text, n, code: n < 46, """classify categorize genre true identify determine detect sentiment single sentence tweet title headline name word convert rewrite
+     translate fill complete summarize summarise paraphrase number what who when where output"""))]
 
 
 def open_ended(row):
-  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace, and the form that
-  was asked for) times quality (length, specificity, prose; each saturates within a few sentences), times the gates variety, novelty (not the
-  prompt again), originality (not the trace again), substance (no filler, no loose words), trace and grader. No criterion pays alone.
-
-  A short poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, an essay on
-  something else -> below 0.3
-  """
+  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace, and the form that was
+  asked for) times quality (length, specificity, prose; soon saturated), times the gates variety, novelty (not the prompt again), originality (not the
+  trace again), substance (no filler, no loose words), trace and grader. No criterion pays alone.
+  A poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, something else -> below 0.3"""
   text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
   if not n:
     return 0.0
   asking, code = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower())), len(_SYMBOL.findall(text.text)) > 1
-  forms = {name: has(text.text, n, len(text.sentences), code) for name, words, has in _FORMS if words & asking}
+  forms = {name: has(text, n, code) for name, words, has in _FORMS if words & asking}
   brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
   lines = len(text.sentences) > 2 and n < 8 * len(text.sentences)
   formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or lines  # no prose, and need not be
@@ -675,8 +646,7 @@ def open_ended(row):
   full = 1.0 if formed and n < 12 else sum(len(words) for _, words, stems in text.sentences if stems and woven(words)) / n
   echo = [s in asked for s in map(_stem, text.words)]  # a run of the question's words is a list of keywords
   full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
-  thought = 0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)
-  thought *= 1.0 if row.trace.prose > 0.2 else 0.5
+  thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
   return min(1.0, relevance * quality * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
 
 
@@ -684,7 +654,6 @@ COMPONENTS = {"format": format_} | {f.__name__: f for f in (correctness, number,
 
 
 # ---------------------------------------------------------------- Presets
-
 
 def parse_weights(text):
   """A --reward_weights value as a dict; ValueError if they are not that. "format=0.3,correctness=0.5" -> {"format": 0.3, "correctness": 0.5}"""
@@ -696,9 +665,7 @@ def parse_weights(text):
 
 def resolve_weights(preset, weights=None):
   """A preset's weights with those in `weights` put in their place; the ones that are not named stay. ("router", {"trace": 0}) -> {..., "trace": 0}
-
-  ValueError: unknown preset, a component that the preset does not have, a negative or not finite weight, or nothing left above 0.
-  """
+  ValueError: unknown preset, a component that the preset does not have, a negative or not finite weight, or nothing left above 0."""
   if preset not in PRESETS:
     raise ValueError(f"unknown preset {preset!r}; presets: {', '.join(PRESETS)}")
   for name, weight in (weights or {}).items():
@@ -762,7 +729,6 @@ def reward_fns(preset, weights=None):
   """One reward function per component, in Tunix's and TRL's signature; over all of them a row's rewards add up to score(...)["total"].
 
   Each returns the component's weighted contribution (0 where it does not apply) and is named after it. A column `confidence` is passed on.
-  ValueError: as `resolve_weights`.
   [f.__name__ for f in reward_fns("router")] -> ["correctness", "open_ended", "format", "trace"]"""
   resolve_weights(preset, weights)
 
@@ -798,11 +764,8 @@ def define_flags(fv):
   flags.DEFINE_string("reward_weights", "", "Weights put in place of the preset's, such as format=0.3,correctness=0.5. Empty: the preset's own.", flag_values=fv)
 
 
-def _line(label, values):
-  return f"{label:<14} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-
-
 def main(fv):
+  line = lambda label, values: f"{label:<14} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
   try:
     weights = parse_weights(fv.reward_weights)
     resolve_weights(fv.preset, weights)
@@ -812,7 +775,7 @@ def main(fv):
     for preset in PRESETS:
       print(f"{preset}")
       for label, question, completion, answer, task in SAMPLES:
-        print("  " + _line(label, score(question, completion, answer, task, preset, weights if preset == fv.preset else None)))
+        print("  " + line(label, score(question, completion, answer, task, preset, weights if preset == fv.preset else None)))
     return
   try:
     with open(fv.input, encoding="utf-8") as file:
@@ -831,7 +794,7 @@ def main(fv):
       print(f"{fv.input}:{i}: skipped: {error}", file=sys.stderr)
       bad += 1
     else:
-      print(_line(f"line {i}", values))
+      print(line(f"line {i}", values))
       sums.update(values)
       counts.update(values.keys())
   print(f"\n{fv.preset}: {len(lines) - bad} completions, {bad} bad lines")
