@@ -134,8 +134,8 @@ _PARTS = {w: i for i, w in enumerate("half third quarter fifth sixth seventh eig
 # Words that can't be part of a unit: they make another claim of the number, a second number, or take it back.
 _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less more fewer greater about approximately approx around wait actually maybe either
     between minus plus time times divided remainder if unless except wrong incorrect false true yes least most at over under above below up then though
-    however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x
-    infinity nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past hundredth
+    however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x infinity
+    nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past hundredth
     thousandth millionth""".split()) | set(_WORDS) | set(_PARTS) - {"quarter"} | set(_SCALES) - {"k"}
 _HEDGES = set("but however wait actually or maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
@@ -238,7 +238,7 @@ def _unit(text):
     elif name not in ("the", "of", "each"):
       nouns.add(name)
   if "c" in powers or "f" in powers:
-    del powers["°"]
+    del powers["°"]  # 5 °C is 5 C
   return frozenset(nouns), frozenset(powers.items()), factor
 
 
@@ -346,6 +346,7 @@ def _read(text):
   items = [_read_number(item.strip()) for item in re.split(r"[,;]| and ", text[1:-1] if bracket else text)]
   if all(items) and (len(items) > 1 or bracket in ("{", "(")):
     return Value("list", tuple(items), bracket) if len(items) > 1 or bracket == "{" else items[0]
+  text = text.replace(",", ", ") if bracket or text[0] in "[(" else text  # [0,1) is [0, 1)
   text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)))
   tokens = [t.replace("'", "") if t[0].isdigit() else t.replace("'", "").replace(".", "") for t in _TOKEN.findall(text)]
   words = [t for t in tokens if t not in tuple('.,;:"') and t not in ("a", "an", "the", "and", "&")]
@@ -412,22 +413,21 @@ def is_close(completion, answer, tolerance=0.1):
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+(?:[.,]\d+)*")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-_FUNCTION = set("""a an the of to in on at by for from with and or but not is are was were be been am as it its this that these those he she they we you i his her
-    their our your my me him them us do does did has have had will would can could should may might must if than so there here what which who how when where why
-    all each every both no one into out up about over after before such also just very more most some any""".split())
+_FUNCTION = set("""a an the of to in on at by for from with and or but not is are was were be been am as it its this that these those he she they we you i his
+    her their our your my me him them us do does did has have had will would can could should may might must if than so there here what which who how when
+    where why all each every both no one into out up about over after before such also just very more most some any""".split())
 # Words that announce reasoning or set a task without saying anything; they earn nothing, however many there are.
-_MARKERS = set("""step steps first firstly second secondly third next then finally lastly therefore thus hence because since let lets let's think thinking reasoning
-    reason answer final conclusion conclude consider furthermore moreover additionally however overall need know see solve solution problem question given
-    following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want requires require
-    interesting careful thought approach proceed break down understand work works through begin start request respond response task write please provide make
-    give show using use way thing things really quite great good course sure result indeed asked being part thorough precise hope help topic many
+_MARKERS = set("""step steps first firstly second secondly third next then finally lastly therefore thus hence because since let lets let's think thinking
+    reasoning reason answer final conclusion conclude consider furthermore moreover additionally however overall need know see solve solution problem question
+    given following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want requires
+    require interesting careful thought approach proceed break down understand work works through begin start request respond response task write please
+    provide make give show using use way thing things really quite great good course sure result indeed asked being part thorough precise hope help topic many
     different various aspects crucial essential significant precisely""".split())
 _TO_GRADER = set("grader judge evaluator verifier marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award".split())
-_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
-                     r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)"
-                     r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)|score: ?(?:10|1\.0|100)"
-                     r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements)|(?:the|this) (?:grader|evaluator|verifier))",
-                     re.IGNORECASE)
+_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this) (?:grader|evaluator|verifier)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
+                     r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)|score: ?(?:10|1\.0|100)"
+                     r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
+                     r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
 
 
 @functools.lru_cache(maxsize=1 << 16)  # words repeat
@@ -514,9 +514,9 @@ _prompt = functools.lru_cache(maxsize=1024)(lambda text: Text(text, split=lambda
 class Row:
   """One completion with all that its components look at.
 
-  A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that holds)
-  and has to do with the question (a word or number of the prompt, of the answer or of a step before). The sentence that ends at the answer is
-  one too. Filler, repetition, parroting, gibberish, an essay on something else and sprayed numbers are none.
+  A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that
+  holds) and shares a word or number with the prompt, the answer or a step before; the last sentence, if it ends at the answer, is one too. Filler,
+  repetition, parroting, gibberish, an essay on something else and sprayed numbers are none.
   """
 
   def __init__(self, prompt, completion, answer, task, confidence):
@@ -683,9 +683,8 @@ def resolve_weights(preset, weights=None):
 def _shares(preset, weights, names):
   """(share of each named component in the total, floor) of a preset; the floor keeps right before well written.
 
-  A right, well-formed completion is sure of the floor, the weight share of the SURE components (the least it can be: as if every other component
-  applied and gave 0). Half the floor for a wrong completion, and three quarters for a malformed right one, stay below that, whatever else
-  they earn; so does a malformed completion of an unchecked row. 0 where nothing is paid for being right.
+  A right, well-formed completion is sure of the floor, the weight share of the SURE components (as if every other one applied and gave 0). Half of
+  it for a wrong completion, and three quarters for a malformed right one, stay below that, whatever else they earn. 0: being right is not paid.
   router: floor 0.9; right and exact -> at least 0.9; right but malformed -> at most 0.675; wrong -> at most 0.45"""
   weights = resolve_weights(preset, dict(weights))
   whole = sum(weights[name] for name in names)
@@ -750,7 +749,6 @@ SAMPLES = [  # (what it shows, question, completion, answer, task)
     ("right", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nSeven boxes of six eggs make 6 * 7 = 42 eggs.\n</reasoning>\n<answer>\n42\n</answer>", "42", "math"),
     ("near", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nSeven boxes of six eggs make 6 * 7 = 40 eggs.\n</reasoning>\n<answer>\n40\n</answer>", "42", "math"),
     ("two answers", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nIt could be either.\n</reasoning>\n<answer>\n42 or 43\n</answer>", "42", "math"),
-    ("no tags", "A box holds 6 eggs. How many eggs are in 7 boxes?", "Seven boxes hold 42 eggs.", "42", "math"),
     ("yes", "Can a cell fit inside a shoebox?", "<reasoning>\nA typical cell is a few micrometers wide, and a shoebox is over twenty centimeters long.\n</reasoning>\n<answer>\nYes\n</answer>", "yes", "common_sense"),
     ("poem", "Write two lines about the sea.", "<reasoning>\nI want an image of waves and of the evening light, with a quiet ending.\n</reasoning>\n<answer>\nThe sea folds silver over sleeping stone,\nand every wave it lends, it calls back home.\n</answer>", None, "creative"),
     ("stuffing", "Write two lines about the sea.", "<reasoning>\nFirst, therefore, step 1. Next, thus, step 2.\n</reasoning>\n<answer>\nsea sea lines two sea write lines\n</answer>", None, "creative"),

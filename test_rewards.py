@@ -169,6 +169,36 @@ yes || yes | Yes! | yes. | **Yes**, it could. | Yes - it is legal | yes they do 
 Mount Everest || Mount Everest | mount everest | **Mount Everest** | It is Mount Everest. | The answer is Mount Everest | "Mount Everest" | the Mount Everest || Everest or K2 | K2 | Mount | Mount Everest? | not Mount Everest | Mount Everest or K2 | Mount Kilimanjaro | Everest Mount | near Mount Everest | Mount Everest is wrong
 photosynthesis || photosynthesis | Photosynthesis. | *photosynthesis* | the photosynthesis || respiration | photosynthesis and respiration | photo synthesis or | not photosynthesis | photosynthesis? | chemosynthesis | it is not photosynthesis
 salt and water || salt and water | Salt and water. | salt & water | salt, water || salt | water | salt or water | sugar and water | salt and no water | salt without water
+64 || 64 | sixty-four | 64 cookies | 8 * 8 = 64 | They made 64 cookies | the product is 64 | it is 64 | 64.00 | $64 | 64 inches || 6 4 | 64 - 1 | 64 + | 64 minutes or hours | 8 * 8 = 65 | sixty four hundred | 64 of 65 or 66 | the product is not 64 | they have no 64 | he is 64 or 65 | it costs $64 more than expected | it takes 64 less | the other number is 64 | 64, 8 | 64; | 64 & 65 | 64 -> 65 | 64 → 65 | from 64 to 65 | 64 rather than 65 | 64/64 | √64 | 64% or less | 64 (65) | 64 [65] | 64 {65} | 64 65 | six four | 46 | -64 | .64 | 6.4e2 | 64e | 64^1.5 | 64 ft or m | we need 64 and 65 | you get 64 but then 65 | she paid $64 and $65 | (64) (65) | 64 = 65 | 65 = 64 | z = 64 = 65
+250 g || 250 g | 0.25 kg | 250 grams | 250 | 1/4 kg | a quarter of a kilogram || 250 kg | 2.5 kg | 25 g | 250 mg | 0.25 | 0.25 g | 250 ml | 250 g or more | 1/4
+$3.75 || $3.75 | 3.75 | 375 cents | 3 dollars and 75 cents | 3.75 dollars | $3 3/4 || $375 | 375 | 3.75 cents | $3.57 | $3 | 75 cents | 3 dollars | £3.75 | $3.75 each or more
+1 day || 1 day | 24 hours | one day | 1440 minutes | 86400 seconds | 1 || 24 | 12 hours | 1 hour | 1 week | 1 day or 2 | 24 days | 25 hours
+2 years || 2 years | 24 months | two years | 2 || 24 | 2 months | 12 months | 730 days | 2.5 years | 24 years
+11:59 PM || 11:59 PM | 23:59 | 11:59 p.m. || 11:59 AM | 11:59 | 23:58 | 12:00 AM | 1159 | midnight
+8 o'clock || 8 o'clock || 9 o'clock | 20
+February 14 || February 14 | Feb 14 | 14 February | the 14th of February | February 14th || February 15 | 14 | February | February 14, 2020 | Feb 14 or 15 | January 14 | February 4
+7/8 || 7/8 | seven eighths | 0.875 | 87.5% | 14/16 | \frac{7}{8} | seven-eighths of the cake || 8/7 | 0.88 | 7.8 | 78 | 7 | seven or eight | seven eight | 7-8 | 7,8 | seventh | eighths | 0.875%
+1.25 || 1 1/4 | five quarters | 1.25 | 5/4 | one and a quarter | 125% | 1¼ || 4/5 | 1 1/5 | 1.4 | quarter | one or a quarter | 11/4 | 5 quarters | 14 | a quarter
+1/3 || 1/3 | one third | a third | \frac13 | one-third | 3/9 || 0.33 | 0.3333 | 33% | 3 | third | two thirds | thirds | a third or half | a third less | 1/3 or 2/3
+-8 || -8 | −8 | negative eight | -8.0 | (-8) | -16/2 | t = -8 || 8 | |-8| | --8 | - -8 | 8 or -8 | ±8 | minus minus 8 | neg | -8 or 8 | 0.8 | 1/8
+4√3 cm || 4√3 cm | 4\sqrt{3} cm | 4 sqrt(3) cm || 4√3 m | 4 cm | 4√2 cm | 6.93 cm | 43 cm
+2π/3 || 2π/3 | 2\pi/3 | \frac{2\pi}{3} | 2 pi/3 || π/3 | 3π/2 | 2/3 | 2.094 | 2π | 23π
+e^2 || e^2 | e² | e^{2} | $e^2$ || e | 2e | 7.389 | e^3 | 2 | e2
+log 2 || log 2 || log 3 | 2 | 0.301
+(2, 3) || (2, 3) | (2,3) | 2, 3 | $(2, 3)$ || (3, 2) | 2/3 | 2.3 | [2, 3] | {2, 3} | 23 | (2, 3, 4) | (2) | (2, 3) and (3, 2)
+[0, 1) || [0, 1) | [0,1) || (0, 1] | [0, 1] | (0, 1) | 0 | 0, 1 | 01
+A, C || A, C | A and C | A, C. || A | C | A, B | A or C | AC, B | B, C | A, C, D | ABC
+yes || Yes, they would | Yes; it is true | Yes it will || yes if it rains | yes, unless cold | Yes? No. | yes, perhaps | yesterday | Yes, but no | yes and no | no it is | Yes, it won't | it depends | not sure | yes they don't
+no || no they don't | No, it would not. | no. It cannot. | No, never. || no, it can | no, it will | no less | no more than 3 | not no | none | no doubt yes | yes it can't | no, they do | No, though yes
+Marie Curie || Marie Curie | marie curie | Marie  Curie. | It is Marie Curie || Pierre Curie | Curie | Marie | Marie or Pierre Curie | Marie Curie? | not Marie Curie | Marie Curie and Pierre | Curie Marie
+Au || Au | au | **Au** || Ag | A | gold? | a u | Al | not Au | Au or Ag
+none || none | None. || no | 0 | nothing | some | all | none or one
+10^9 || 10^9 | 1 billion | 1e9 | 1,000,000,000 | one billion | $1B || 10^8 | 109 | 10^-9 | 1 million | 10 | 9 | 10^9 or 10^8 | 10*9 | 1B cells
+0.1 || 0.1 | 10% | 1/10 | one tenth | a tenth | 1e-1 || 0.01 | 1 | 10 | 1% | tenth | 0.1% | 0.11 | 1 tenth or 2 | 10 percent less
+100% || 100% | 100 percent | 1 | 100 | 1.0 || 10% | 0.1 | 101% | 1% | 100 dollars | -100% | 99%
+20% || 20% | 0.2 | 1/5 | 20 | twenty percent | one fifth || 2% | 0.02 | 5 | 1/20 | 2 | 0.2% | 80% | 20 dollars | 20% or 25%
+5 m/s || 5 m/s | 18 km/h | 5 | 5 meters per second || 5 km/h | 18 | 5 m | 5 s | 18 m/s | 5 m/s^2 | 5 mph
+500 ml || 500 ml | 0.5 l | half a liter | 500 | 1/2 liter || 5 l | 50 ml | 0.5 | 500 l | 500 mg | half
 """
 
 MATCHES = [(a.strip(), reference, right) for reference, good, bad in NUMBERS + TEXTS for cell, right in ((good, True), (bad, False)) for a in cell.split("|") if a.strip()]
