@@ -92,8 +92,8 @@ def parse(completion):
   names = [name for name, _, _ in tags]
   defects = [f"{'repeated' if t in names else 'no'} {t}" for t in _TAGS if names.count(t) != 1]
   if names == _TAGS:
-    gaps = (0, tags[0][1]), (tags[1][2], tags[2][1]), (tags[3][2], end)
-    defects += ["text outside the blocks"] if any(completion[a:b].strip() for a, b in gaps) else []
+    outside = any(completion[a:b].strip() for a, b in ((0, tags[0][1]), (tags[1][2], tags[2][1]), (tags[3][2], end)))
+    defects += ["text outside the blocks"] if outside else []
   elif not defects:
     defects.append("tags out of order")
   blocks, open_since = {"<reasoning>": [], "<answer>": []}, None
@@ -111,10 +111,8 @@ def parse(completion):
   answers = list(dict.fromkeys(text for text in blocks["<answer>"] if text))
   answer = answers[0] if answers else None
   if len(answers) > 5 or any(not _same(other, answer) for other in answers[1:]):
-    answer = None
-    defects.append("answers disagree")
-  found = reasoning is not None or bool(answers)
-  return Parsed(reasoning, answer, "none" if not found else "partial" if defects else "exact", tuple(defects))
+    answer, defects = None, [*defects, "answers disagree"]
+  return Parsed(reasoning, answer, "none" if reasoning is None and not answers else "partial" if defects else "exact", tuple(defects))
 
 
 # ---------------------------------------------------------------- Reading an answer
@@ -139,7 +137,6 @@ _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less mor
     thousandth millionth""".split()) | set(_WORDS) | set(_PARTS) - {"quarter"} | set(_SCALES) - {"k"}
 _HEDGES = set("but however wait actually or maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
-
 _N = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:[ ]\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
     (?:(?P<whole>\d+)[ ](?:and[ ])?)?(?P<top>{_N})[ ]?/[ ]?(?P<bottom>{_N})
@@ -187,7 +184,6 @@ def _clean(text):
     text = _SUPER.sub(lambda m: "^" + unicodedata.normalize("NFKC", m[0]).replace("−", "-"), text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
-  text = text.strip()
   if text.count("**") % 2 == 0:  # pairs are bold; a single one would be a power
     text = re.sub(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\w)", "", text)
   if "\\" in text or "{" in text:
@@ -278,8 +274,7 @@ def _read_number(text):
       parts = [_fraction("1", m["power"])]
     if None in parts or m["bottom"] and not parts[-1] or m["sign"] and m["sign2"]:
       return None
-    value = parts[0] if len(parts) == 1 else parts[-2] / parts[-1] + (parts[0] if m["whole"] else 0)
-    rest = m["rest"]
+    value, rest = parts[0] if len(parts) == 1 else parts[-2] / parts[-1] + (parts[0] if m["whole"] else 0), m["rest"]
   elif part := _part(text):
     value, rest = part
   else:
@@ -628,23 +623,21 @@ def open_ended(row):
   text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
   if not n:
     return 0.0
-  asking, code = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower())), len(_SYMBOL.findall(text.text)) > 1
+  asking = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower()) if "\n\n" in row.prompt.text else row.prompt.words)
+  code = len(_SYMBOL.findall(text.text)) > 1
   forms = {name: has(text, n, code) for name, words, has in _FORMS if words & asking}
   brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
-  lines = len(text.sentences) > 2 and n < 8 * len(text.sentences)
-  formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or lines  # no prose, and need not be
+  formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
   form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
   overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
   shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
   relevance = max(0.0, 0.1 + 0.75 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5
-  length = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12)
-  specific = 1.0 if brief else min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
-  quality = 0.5 + 0.5 * (length * specific * (0.9 if formed else text.prose)) ** (1 / 3)
-  copied = len(text.triples & row.prompt.triples) / max(1, len(text.triples))
-  novelty = min(1.0, 0.5 + 2 * len(text.stems - asked) / max(1, len(text.stems))) * (1 - 0.8 * copied)
+  much = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12) * min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
+  quality = 0.5 + 0.5 * (much * (0.9 if formed else text.prose)) ** (1 / 3)
+  novelty = min(1.0, 0.5 + 2 * len(text.stems - asked) / max(1, len(text.stems))) * (1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples)))
   woven = lambda words: code or len(words) < 8 or 10 * sum(map(_FUNCTION.__contains__, words)) >= len(words)
   full = 1.0 if formed and n < 12 else sum(len(words) for _, words, stems in text.sentences if stems and woven(words)) / n
-  echo = [s in asked for s in map(_stem, text.words)]  # a run of the question's words is a list of keywords
+  echo = list(map(asked.__contains__, map(_stem, text.words)))  # a run of the question's words is a list of keywords
   full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
   return min(1.0, relevance * quality * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
