@@ -16,7 +16,7 @@ Choices:
   3. Numbers are exact fractions. Nothing is evaluated, and digits and exponents are capped before they are converted.
   4. A row is checked when its task is verifiable and it has an answer (mathematics: always). On rows that are not, `open_ended`
      takes the place of the components that need an answer. Components that do not apply drop out and the weights renormalise.
-  5. Being right comes first, by construction (`_shelf`): whatever the weights, a wrong or malformed completion of a checked row
+  5. Being right comes first, by construction (`_shares`): whatever the weights, a wrong or malformed completion of a checked row
      stays below a right and well-formed one.
   6. A language model may judge open-ended rows too (--judge, docs/judge.md). What it finds counts only as far as the rules agree.
 
@@ -33,6 +33,7 @@ import hashlib
 import http.client
 import json
 import math
+import operator
 import os
 import pathlib
 import re
@@ -56,17 +57,13 @@ PRESETS = {
 # task -> (what a row with an answer is judged on, what a row without one is judged on).
 ROUTES = {
     "math": ("checked", "checked"),  # without an answer nothing is right: 0 on correctness, rather than a way around it
-    "logic": ("checked", "open_ended"),
-    "science": ("checked", "open_ended"),
-    "common_sense": ("checked", "open_ended"),
-    "coding": ("open_ended", "open_ended"),
-    "creative": ("open_ended", "open_ended"),
-    "summarization": ("open_ended", "open_ended"),
-    "other": ("open_ended", "open_ended"),
+    "logic": ("checked", "open_ended"), "science": ("checked", "open_ended"), "common_sense": ("checked", "open_ended"),
+    "coding": ("open_ended", "open_ended"), "creative": ("open_ended", "open_ended"),
+    "summarization": ("open_ended", "open_ended"), "other": ("open_ended", "open_ended"),
 }
 NEED_CHECK = ("correctness", "number", "confidence")  # components that only rows of the route "checked" have
 NEED_OPEN = ("open_ended", "judge")  # components that only the other rows have
-SURE = ("correctness", "format", "exact_format", "approximate_format")  # components that are 1 when right and well-formed
+SURE = ("correctness", "format", "exact_format")  # components that are 1 when right and well-formed
 NEAR_CREDIT = 0.2  # share of correctness for a number within 10% of the reference
 
 END_TOKENS = ("<end_of_turn>", "<eos>")  # a rollout may leave them at the end; they are not text
@@ -95,9 +92,7 @@ def parse(completion):
   format "exact": one reasoning block, then one answer block, and nothing but whitespace (or end tokens) around them.
          "partial": not exact, but at least one block can be read. "none": no block at all.
   An answer block that lies inside a reasoning block belongs to the trace and is not read; answer blocks that disagree give None.
-
-  parse("<answer>42</answer>") -> Parsed(None, "42", "partial", ("no <reasoning>", "no </reasoning>"))
-  """
+  parse("<answer>42</answer>") -> Parsed(None, "42", "partial", ("no <reasoning>", "no </reasoning>"))"""
   end = len(completion)
   while end:
     if completion[end - 1].isspace():
@@ -110,8 +105,8 @@ def parse(completion):
   names = [name for name, _, _ in tags]
   defects = [f"{'repeated' if t in names else 'no'} {t}" for t in _TAGS if names.count(t) != 1]
   if names == _TAGS:
-    gaps = (0, tags[0][1]), (tags[1][2], tags[2][1]), (tags[3][2], end)
-    defects += ["text outside the blocks"] if any(completion[a:b].strip() for a, b in gaps) else []
+    outside = any(completion[a:b].strip() for a, b in ((0, tags[0][1]), (tags[1][2], tags[2][1]), (tags[3][2], end)))
+    defects += ["text outside the blocks"] if outside else []
   elif not defects:
     defects.append("tags out of order")
   blocks, open_since = {"<reasoning>": [], "<answer>": []}, None
@@ -129,51 +124,71 @@ def parse(completion):
   answers = list(dict.fromkeys(text for text in blocks["<answer>"] if text))
   answer = answers[0] if answers else None
   if len(answers) > 5 or any(not _same(other, answer) for other in answers[1:]):
-    answer = None
-    defects.append("answers disagree")
-  found = reasoning is not None or bool(answers)
-  return Parsed(reasoning, answer, "none" if not found else "partial" if defects else "exact", tuple(defects))
+    answer, defects = None, [*defects, "answers disagree"]
+  return Parsed(reasoning, answer, "none" if reasoning is None and not answers else "partial" if defects else "exact", tuple(defects))
 
 
 # ---------------------------------------------------------------- Reading an answer
 
-# Spellings of one unit. Units are compared, not converted: "7200 cm" is not "72 m". Other nouns ("eggs") compare as words.
-_UNITS = {name: names.split()[0] for names in """m meter metre|km kilometer kilometre|cm centimeter centimetre|mm millimeter millimetre|mi mile|ft foot feet
-    |in inch inche|yd yard|g gram gramme|kg kilogram kilo|mg milligram|lb pound|oz ounce|t ton tonne|s sec second|min minute|h hr hour|d day|week|month|yr year
-    |l liter litre|ml milliliter millilitre|$ usd dollar buck|¢ cent|€ eur euro|£ gbp|¥ jpy yen|₹ inr rupee|% percent pct|c celsiu|f fahrenheit|° degree deg
-    |j joule|kj kilojoule|w watt|kw kilowatt|n newton|v volt|amp ampere|hz hertz|pa pascal|ω ohm|k kelvin|^2 square sq|^3 cubic""".split("|")
-          for name in names.split()}
+# Spellings of units, each with its factor to the first of its group, which names what they measure. Other nouns ("eggs") compare as words.
+_UNITS = {name: (group.split()[0], Fraction(factor or 1))
+          for group in """m meter metre |1000 km kilometer kilometre |.01 cm centimeter centimetre |.001 mm millimeter millimetre |1609.344 mi mile
+    |.3048 ft foot feet |.0254 in inch inche |.9144 yd yard; g gram gramme |1000 kg kilogram kilo |.001 mg milligram |1000000 t ton tonne |453.59237 lb pound
+    |28.349523125 oz ounce; s sec second |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year; l liter litre |.001 ml milliliter millilitre
+    ; $ usd dollar buck |.01 ¢ cent; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
+    ; j joule |1000 kj kilojoule; w watt |1000 kw kilowatt; n newton; v volt; amp ampere; hz hertz; pa pascal; ω ohm""".split(";")
+          for unit in group.split("|") for factor, names in [re.match(r"([\d.]*)(.*)", unit, re.DOTALL).groups()] for name in names.split()}
 _SCALES = {"hundred": 100, "dozen": 12, "k": 10**3, "thousand": 10**3, "million": 10**6, "mn": 10**6, "billion": 10**9, "bn": 10**9, "trillion": 10**12}
-_WORDS = {w: i for i, w in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
+_WORDS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
 _WORDS |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_PARTS = {w: i for i, w in enumerate("half third quarter fifth sixth seventh eighth ninth tenth".split(), 2)} | {"halve": 2, "fourth": 4}
 # Words that can't be part of a unit: they make another claim of the number, a second number, or take it back.
 _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less more fewer greater about approximately approx around wait actually maybe either
     between minus plus time times divided remainder if unless except wrong incorrect false true yes least most at over under above below up then though
-    however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x
-    infinity nan first nope because since so""".split()) | set(_WORDS) | set(_SCALES) - {"k"}
+    however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x infinity
+    nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past hundredth
+    thousandth millionth""".split()) | set(_WORDS) | set(_PARTS) - {"quarter"} | set(_SCALES) - {"k"}
 _HEDGES = set("but however wait actually or maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
-
+_MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 _N = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:[ ]\d{3})+|\d+)(?:\.\d*)?|\.\d+"
-_NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
+_NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
     (?:(?P<whole>\d+)[ ](?:and[ ])?)?(?P<top>{_N})[ ]?/[ ]?(?P<bottom>{_N})
   | 10\^(?P<power>[-+]?\d+)
   | (?P<n>{_N})(?:e(?P<e>[-+]?\d+)|[ ]?[x×*·][ ]?10\^(?P<p>[-+]?\d+))?
   )(?P<rest>.*)""", re.VERBOSE | re.ASCII | re.DOTALL)
-_UNIT = re.compile(r"[^\W\d_]+|(?<=[^\W\d_])\^?[23](?![\w.])|[°%$€£¥₹¢]")
+_PART = re.compile(rf"(?:(an?|one)[ -]|({'|'.join(list(_WORDS)[2:10])})[ -])?({'|'.join(_PARTS)})(s?)(?![^\W_])(?: (?:of )?an?(?= ))?")
+_UNIT = re.compile(r"([^\W\d_]+|[°%$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
+_IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
+_JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
-                     r"(?: is| equals|:|=| )*|it is |it's |[a-z] ?= ?|= ?)")
-_CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:)(?: (.+))?|([a-j])")
-_YES_NO = re.compile(r"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*))?")
-_TOKEN = re.compile(r"[^\W_]+(?:[.,:'][^\W_]+)*|[^\w\s]")
+                     r"(?: is| equals|:|=| )*|it is |it's |a total of |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?|= ?)")
+# The start of a sentence that states one number: "the total cost is", "there are", "she has", "Tom sold". Verbs are few, so that none takes it back.
+_SAYS = re.compile(r"(?:(?:so|thus|therefore|hence|then|in total),? )?(?:(?:(?:the|an?|his|her|their|its|our|my|your) )?(?:(?:total|final|average|new) )?"
+                   r"(?:total|number|amount|sum|difference|product|quotient|average|mean|cost|price|profit|speed|distance|time|age|area|volume|perimeter|length|width|height|weight|value)"
+                   r"(?: of ([a-z]+)(?: ([a-z]+))?)? (?:is|was|equals|will be|comes to)|(?:it|there|they|we|you|i|he|she|(?:the )?([a-z]+)) "
+                   r"(?:is|are|was|were|has|have|will have|needs?|gets?|got|earns|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sold|bought)) ")
+_VARIABLE = re.compile(r"\W*\b([A-Za-z]) ?=")
+_CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:| -(?= [a-z]{3}))(?: (.+))?|([a-j])")
+_SHORT = r"(?:it|they|he|she|you|we|there|this|that|i) (?:is|are|can|could|do|does|did|will|would|was|were|has|have|am)( ?not|n?'t)?"
+_YES_NO = re.compile(rf"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*)| ({_SHORT}))?")  # "yes, it is", "yes it is"
+_TIME = re.compile(r"(?:at )?(\d\d?)(?::([0-5]\d))?(?::([0-5]\d))?(?: ?([ap])\.? ?m| ?h| o'clock)?")
+_MONTH, _DAY = rf"({'|'.join(_MONTHS)})[a-z]*\.?", r"(\d\d?)(?:st|nd|rd|th)?"
+_DATES = [(re.compile("(?:on |in )?" + pattern), order) for pattern, order in (
+    (rf"{_MONTH} (?:the )?{_DAY}(?:,? (\d{{4}}))?", (2, 0, 1)), (rf"(?:the )?{_DAY}(?: of|-)? ?{_MONTH}(?:(?:,? |-)(\d{{4}}))?", (2, 1, 0)),
+    (rf"{_MONTH},? (?:of )?(\d{{4}})", (1, 0, None)), (r"(\d{4})([-/.])(\d\d?)\2(\d\d?)", (0, 2, 3)))]
+_TOKEN = re.compile(r"[^\W_]+(?:[.:'][^\W_]+|,\d+)*|[^\w\s]")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SUPER = re.compile("[⁰¹²³⁴-⁹⁻]+")
 _PLAIN = str.maketrans({"−": "-", "–": "-", "‒": "-", "—": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "⁄": "/", **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad")})
 _LATEX = [(re.compile(p), r) for p, r in (
-    (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"), (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"),
-    (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","), (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "),
-    (r"\\([%$#&{}_])", r"\1"))]
+    (r"\\sqrt ?\{([^{}]*)\}", r"√(\1)"), (r"\\sqrt", "√"), (r"\\pi(?![a-z])", "π"), (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"),
+    (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","),
+    (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "), (r"\\([%$#&{}_])", r"\1"))]
+# Roots and pi stay text, in one spelling: "2 * sqrt(3)" -> "2√3".
+_SURDS = [(re.compile(p), r) for p, r in ((r"\b(?:the )?square root of (?=\d)|\bsqrt ?|√ ?", "√"), (r"√\((\w+)\)", r"√\1"), (r"(?<![a-z])pi\b", "π"),
+                                          (r" ?[*×·]? ?(?=[√π])", ""), (r" ?([-+/()]) ?", r"\1"))]
 Value = collections.namedtuple("Value", "kind value unit")
+_BARE = (frozenset(), frozenset(), Fraction(1))  # no unit
 
 
 def _clean(text):
@@ -182,27 +197,24 @@ def _clean(text):
     text = _SUPER.sub(lambda m: "^" + unicodedata.normalize("NFKC", m[0]).replace("−", "-"), text)
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]), text)
     text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
-  text = text.strip()
   if text.count("**") % 2 == 0:  # pairs are bold; a single one would be a power
     text = re.sub(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\w)", "", text)
   if "\\" in text or "{" in text:
-    for pattern, replacement in _LATEX:
-      text = pattern.sub(replacement, text)
-  for i in range(4):
+    text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _LATEX, text)
+  text = re.sub(r"(?<=\d)M(?![\w/])", " million", text)  # before the case is lost: 1.5M people, but 1.5 m
+  text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
+  text = re.sub(r"(?<=\d) ?: ?(?=\d)", ":", text) if ":" in text else text
+  for _ in range(5):
     before, text = text, text.strip(" \n\t`\"'")
-    if text.endswith(".") and not text.endswith(".."):
-      text = text[:-1]
-    if len(text) > 2 and text[0] == text[-1] and text[0] in "$*_":
-      text = text.strip(text[0])
-    if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
-      text = text[boxed.end():-1]
+    text = text[:-1] if text.endswith(".") and not text.endswith("..") else text
+    text = text.strip(text[0]) if len(text) > 2 and text[0] == text[-1] and text[0] in "$*_" else text
+    wrap = re.match(r"\\f?boxed ?\{", text) if text.endswith("}") else None
+    text = text[wrap.end():-1] if wrap else text
+    text = text[prefix.end():] if (prefix := _PREFIX.match(text)) else text
     if text == before:
       break
-  text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
-  if prefix := _PREFIX.match(text):
-    text = text[prefix.end():].strip(" $*`\"") if text.endswith(("$", "*", "`", '"')) else text[prefix.end():]
-  if (boxed := re.match(r"\\f?boxed ?\{", text)) and text.endswith("}"):
-    text = text[boxed.end():-1].strip()
+  if any(sign in text for sign in ("√", "π", "sqrt", "pi", "square root")):
+    text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _SURDS, text)
   return text
 
 
@@ -216,14 +228,27 @@ def _fraction(digits, exponent="0"):
 
 
 def _unit(text):
-  """The names of what follows a number, None if that is no unit. " kilometers per hour" -> {"km", "h"}; " or 14" -> None"""
-  text = text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h")
-  names = ["^" + w[-1] if w[-1] in "23" else w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w for w in _UNIT.findall(text)]
-  odd = _UNIT.sub("", text).strip(" /·-") or not names and text.strip() or text[0].isalpha() and names[0] not in _UNITS
-  if odd or len(names) > 6 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w in names):
+  """(nouns, what is measured, factor to base units) of what follows a number, None if that is no unit. " km per hour" -> ({}, {("m", 1), ("s", -1)}, 5/18)"""
+  text = _IN_ALL.sub("", text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h").replace(" of an ", " of ").replace(" of a ", " of "))
+  found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1)) for w, e in _UNIT.findall(text)]
+  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[0][0] not in _UNITS or len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, _ in found):
     return None
-  names = frozenset(_UNITS.get(w, w) for w in names if w not in ("a", "an", "the", "of", "per", "each", "every"))
-  return names - {"°"} if names & {"c", "f"} else names
+  nouns, powers, factor, sign, square = set(), collections.Counter(), Fraction(1), 1, 1
+  for name, power in found:
+    if name in ("/", "per", "a", "an", "every"):
+      sign = -1
+    elif name in ("square", "sq", "cubic"):
+      square = 3 if name == "cubic" else 2
+    elif name in _UNITS:
+      dimension, one = _UNITS[name]
+      power, square = sign * square * power, 1
+      powers[dimension] += power
+      factor *= one ** power
+    elif name not in ("the", "of", "each"):
+      nouns.add(name)
+  if "c" in powers or "f" in powers:
+    del powers["°"]  # 5 °C is 5 C
+  return frozenset(nouns), frozenset(powers.items()), factor
 
 
 def _number_words(words):
@@ -244,60 +269,95 @@ def _number_words(words):
   return (Fraction(total + (group or 0)), used) if used else (None, 0)
 
 
+def _part(text):
+  """(value, what follows) of a leading fraction in words, None where there is none. "two thirds of a mile" -> (2/3, " mile")"""
+  m = _PART.match(text)
+  if not m or (m[2] is None) == bool(m[4]) or not (m[1] or m[2] or m[3] == "half"):
+    return None
+  return Fraction(_WORDS[m[2]] if m[2] else 1, _PARTS[m[3]]), text[m.end():]
+
+
 def _read_number(text):
-  """A Value of kind "number", None if the text is not one from end to end. "$1.5 million" -> Value("number", 1500000, {"$"})"""
+  """A Value of kind "number", None if the text is not one from end to end. "$1.5 million" -> Value("number", 1500000, ({}, {("$", 1)}, 1))"""
+  negative = re.match(r"(?:minus|negative) (?=[\w$.])", text)
+  text = text[negative.end():] if negative else text
   if m := _NUMBER.match(text):
     parts = [_fraction(m[name], exponent) for name, exponent in (("whole", "0"), ("top", "0"), ("bottom", "0"), ("n", m["e"] or m["p"] or "0")) if m[name]]
     if m["power"]:
       parts = [_fraction("1", m["power"])]
     if None in parts or m["bottom"] and not parts[-1] or m["sign"] and m["sign2"]:
       return None
-    value = parts[0] if len(parts) == 1 else parts[-2] / parts[-1] + (parts[0] if m["whole"] else 0)
-    value, rest = -value if "-" in (m["sign"], m["sign2"]) else value, m["rest"]
+    value, rest = parts[0] if len(parts) == 1 else parts[-2] / parts[-1] + (parts[0] if m["whole"] else 0), m["rest"]
+  elif part := _part(text):
+    value, rest = part
   else:
     words = text.replace("-", " ").split(" ")
-    if words[0] in ("minus", "negative"):
-      number = len(words) > 1 and words[1] not in ("minus", "negative") and _read_number(" ".join(words[1:]))
-      return number._replace(value=-number.value) if number else None
     value, used = _number_words(words)
     if value is None:
       return None
     rest = " ".join(["", *words[used:]])
-  scale = re.match(r"k(?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
+  if rest.startswith(" and ") and value.denominator == 1 and (part := _part(rest[5:])) and part[0] < 1:  # three and a half
+    value, rest = value + part[0], part[1]
+  value = -value if negative or m and "-" in (m["sign"], m["sign2"]) else value
+  scale = re.match(rf"[{'kmb' if m and m['currency'] else 'k'}](?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
   if scale:
-    value, rest = value * _SCALES[scale[0].strip(" -")], rest[scale.end():]
+    value, rest = value * _SCALES[{"m": "mn", "b": "bn"}.get(scale[0], scale[0].strip(" -"))], rest[scale.end():]
   unit = _unit(rest + " " + (m["currency"] if m else ""))
   return None if unit is None else Value("number", value, unit)
 
 
+def _read_moment(text):
+  """A Value of kind "date" or "time", None for anything else. "March 5th, 2021" -> Value("date", (2021, 3, 5), None)"""
+  for pattern, order in _DATES:
+    if m := pattern.fullmatch(text):
+      year, month, day = (None if i is None or m.groups()[i] is None else m.groups()[i] for i in order)
+      month = _MONTHS.get(month[:3]) or int(month)
+      return Value("date", (year and int(year), month, day and int(day)), None) if month < 13 and int(day or 1) < 32 else None
+  text = {"noon": "12 pm", "midnight": "12 am", "12 noon": "12 pm", "12 midnight": "12 am"}.get(text, text)
+  m = _TIME.fullmatch(text.rstrip("."))
+  if not m or not (m[2] or m[4]) or int(m[1]) > (12 if m[4] else 23) or m[4] and not int(m[1]):
+    return None
+  hour = int(m[1]) % 12 + 12 * (m[4] == "p") if m[4] else int(m[1])
+  return Value("time", (hour, int(m[2] or 0), int(m[3] or 0)), "" if m[4] or not 0 < hour < 13 else "0" if m[1][0] == "0" else "?")  # "3:30" doesn't say which half of the day
+
+
 @functools.lru_cache(maxsize=8192)  # a group shares its reference, and its completions share their answers
 def _read(text):
-  """What an answer says: a Value of kind number, yes_no, choice, list or text; None if it says nothing. "Yes." -> Value("yes_no", True, None)"""
-  if len(text) > MAX_ANSWER:
-    return None
-  text = _clean(text)
+  """What an answer says: a Value of kind number, yes_no, choice, date, time, list or text; None if it says nothing. "Yes." -> Value("yes_no", True, None)"""
+  text = _clean(text) if len(text) <= MAX_ANSWER else ""
   if not text or re.fullmatch(r"[-+]?(?:nan|inf|infinity|∞|\\infty)", text):
     return None
-  if number := _read_number(text):
-    return number
+  if value := _read_moment(text) or _read_number(text):
+    return value
   if m := _YES_NO.fullmatch(text):
-    yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or ""))
+    yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or m[3] or ""))
     denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true"}
-    return None if rest & (denied | _HEDGES | {"?"}) else Value("yes_no", yes, None)
+    short = re.fullmatch(_SHORT, m[2] or m[3] or "")
+    return None if rest & (denied | _HEDGES | {"?"}) or short and yes == bool(short[1]) else Value("yes_no", yes, None)
   if m := _CHOICE.fullmatch(text):
     return Value("choice", m[1] or m[3], m[2] or "")
-  left, equals, right = text.rpartition("=")
-  if equals and left.count("=") == 0 and not left.endswith(("<", ">", "!")):  # "6 * 7 = 42", if it holds
-    number, expected = _read_number(right.strip()), _arithmetic(left)
-    if number and expected is not None and number.value == expected:
+  *lefts, right = text.split("=")
+  if 0 < len(lefts) < 6 and (number := _read_number(right.strip())):  # "6 * 7 = 42", if it holds
+    values = [_arithmetic(left) or (n := _read_number(left.strip())) and n.value for left in lefts]
+    names = [re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", left.strip()) and not _NOT_UNITS & set(left.split()) for left in lefts]
+    if all(value == number.value or name and i == 0 for i, (value, name) in enumerate(zip(values, names, strict=True))):
       return number
+  if (m := _SAYS.match(text)) and not _NOT_UNITS & set(m.groups()) and (number := _read_number(text[m.end():])):
+    return number
+  if (m := re.fullmatch(r"([^(]+?) ?\((.+)\)", text)) and (number := _read_number(m[1])):  # "42 (forty-two)", "42 (km)"
+    return number if _equal(number, _read_number(m[2])) else _read_number(f"{m[1]} {m[2]}") if number.unit == _BARE else None
+  parts = [_read_number(part) for part in _JOINT.split(text)] if text[-1].isalpha() else [None]  # 1 hour and 30 minutes
+  if 1 < len(parts) < 5 and all(parts) and len({p.unit[:2] for p in parts}) == 1 and parts[0].unit[1]:
+    if all(a.unit[2] > b.unit[2] and a.value > 0 < b.value < a.unit[2] / b.unit[2] for a, b in zip(parts, parts[1:], strict=False)):
+      return Value("number", sum(p.value * p.unit[2] for p in parts) / parts[-1].unit[2], parts[-1].unit)
   bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
   items = [_read_number(item.strip()) for item in re.split(r"[,;]| and ", text[1:-1] if bracket else text)]
-  if all(items) and (len(items) > 1 or bracket == "{"):
-    return Value("list", tuple(items), bracket)
+  if all(items) and (len(items) > 1 or bracket in ("{", "(")):
+    return Value("list", tuple(items), bracket) if len(items) > 1 or bracket == "{" else items[0]
+  text = text.replace(",", ", ") if bracket or text[0] in "[(" else text  # [0,1) is [0, 1)
   text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)))
   tokens = [t.replace("'", "") if t[0].isdigit() else t.replace("'", "").replace(".", "") for t in _TOKEN.findall(text)]
-  words = [t for t in tokens if t not in tuple('.,;:"') and t not in ("a", "an", "the")]
+  words = [t for t in tokens if t not in tuple('.,;:"') and t not in ("a", "an", "the", "and", "&")]
   if words and words[-1] == "!" and not any(c.isdigit() for c in text):
     words.pop()
   return Value("text", " ".join(words or tokens), None)
@@ -307,33 +367,34 @@ def _equal(got, want, tolerance=0):
   """True if one Value answers another; `tolerance` is relative to the wanted number and applies to numbers only."""
   if got is None or want is None:
     return False
-  if got.kind == "choice" != want.kind:  # "B) 42" also says 42
-    return _equal(_read(got.unit), want, tolerance) if got.unit else False
-  if want.kind == "choice" != got.kind:
-    return _equal(got, _read(want.unit), tolerance) if want.unit else False
-  if got.kind != want.kind:
-    return False
+  if got.kind != want.kind:  # "B) 42" also says 42
+    got, want = (_read(v.unit) if v.kind == "choice" else v for v in (got, want))
+    return got is not None and want is not None and got.kind == want.kind and _equal(got, want, tolerance)
   if got.kind == "number":
-    known, wanted = ({n for n in v.unit if n in _UNITS} for v in (got, want))
-    if got.unit and want.unit and (known != wanted or not (got.unit <= want.unit or want.unit <= got.unit)):
-      return False
-    if got.unit == {"%"} and not want.unit and got.value == 100 * want.value or want.unit == {"%"} and not got.unit and want.value == 100 * got.value:
-      return True  # 50% is 0.5, as well as the 50 of someone who asked for percent
-    return abs(got.value - want.value) <= abs(want.value) * Fraction(str(tolerance))
+    a, b = got.value, want.value
+    if _BARE not in (got.unit, want.unit):  # 72 is 72 km/h; but 72 m/s is not, and 20 m/s is
+      if got.unit[1] != want.unit[1] or not (got.unit[0] <= want.unit[0] or want.unit[0] <= got.unit[0]):
+        return False
+      a, b = a * got.unit[2], b * want.unit[2]
+    elif {("%", 1)} in (got.unit[1], want.unit[1]) and got.unit != want.unit:  # 50% is 0.5, as well as the 50 of someone who asked for percent
+      percent, plain = (a, b) if got.unit[1] else (b, a)
+      if percent == 100 * plain or got.unit[1] and 0 < abs(want.value) < 1:
+        return percent == 100 * plain
+    return a == b or tolerance > 0 and abs(a - b) <= abs(b) * Fraction(str(tolerance))
   if got.kind == "choice":
     return got.value == want.value and (not got.unit or not want.unit or _same(got.unit, want.unit))
   if got.kind == "list":
     if got.unit and want.unit and got.unit != want.unit or len(got.value) != len(want.value):
       return False
-    key = lambda v: (v.value, sorted(v.unit))
-    a, b = (got.value, want.value) if "(" in got.unit + want.unit or "[" in got.unit + want.unit else (sorted(got.value, key=key), sorted(want.value, key=key))
-    return all(_equal(x, y) for x, y in zip(a, b, strict=True))
-  return got.value == want.value
+    ordered = lambda items: items if {"(", "["} & {got.unit, want.unit} else sorted(items, key=lambda v: (v.value, sorted(v.unit[0])))
+    return all(map(_equal, ordered(got.value), ordered(want.value)))
+  return got.value == want.value and (got.kind != "time" or got.unit == want.unit or "0" in (got.unit, want.unit))
 
 
 def _same(text, reference, tolerance=0):
   """True if an answer's text says what the reference says. ("$1,200.00", "1200") -> True"""
-  return _equal(_read(text), _read(reference), tolerance)
+  variables = {m[1].lower() for m in map(_VARIABLE.match, (text, reference)) if m}  # x = 5 doesn't say that y = 5
+  return len(variables) < 2 and _equal(_read(text), _read(reference), tolerance)
 
 
 def _reference(answer):
@@ -345,17 +406,13 @@ def _reference(answer):
 
 def is_correct(completion, answer):
   """True if the answer block, and nothing but it, says exactly what `answer` says; False without an answer.
-
-  is_correct("<reasoning>6 * 7</reasoning><answer>42.0 eggs</answer>", "42") -> True
-  """
+  is_correct("<reasoning>6 * 7</reasoning><answer>42.0 eggs</answer>", "42") -> True"""
   return is_close(completion, answer, tolerance=0)
 
 
 def is_close(completion, answer, tolerance=0.1):
   """True if the answer block is right, or a number within `tolerance` of the reference (relative; a reference of 0 has to be met).
-
-  is_close("<reasoning>6 * 7</reasoning><answer>40</answer>", "42") -> True
-  """
+  is_close("<reasoning>6 * 7</reasoning><answer>40</answer>", "42") -> True"""
   parsed, reference = parse(completion), _reference(answer)
   return parsed.answer is not None and reference is not None and _same(parsed.answer, reference, tolerance)
 
@@ -364,37 +421,39 @@ def is_close(completion, answer, tolerance=0.1):
 
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+(?:[.,]\d+)*")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
-_FUNCTION = set("""a an the of to in on at by for from with and or but not is are was were be been am as it its this that these those he she they we you i his her
-    their our your my me him them us do does did has have had will would can could should may might must if than so there here what which who how when where why
-    all each every both no one into out up about over after before such also just very more most some any""".split())
-# Words that announce reasoning without being any; they earn nothing, however many there are.
-_MARKERS = set("""step steps first firstly second secondly third next then finally lastly therefore thus hence because since let lets let's think thinking reasoning
-    reason answer final conclusion conclude consider furthermore moreover additionally however overall need know see solve solution problem question given
-    following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want""".split())
-_EMPTY = _FUNCTION | _MARKERS
-_GRADER = re.compile(r"\b(?:dear grader|note to (?:the )?(?:grader|judge)|full (?:marks|score|credit|reward)|(?:give|award|assign) (?:me|this|it) (?:a |the )?(?:full|high|max|perfect|10|top)"
-                     r"|(?:ignore|disregard) (?:all |the )?(?:previous|prior|above)|reward model|(?:meets|satisfies) all (?:the )?(?:criteria|rubric)|perfect score|score: ?(?:10|1\.0|100))",
-                     re.IGNORECASE)
+_FUNCTION = set("""a an the of to in on at by for from with and or but not is are was were be been am as it its this that these those he she they we you i his
+    her their our your my me him them us do does did has have had will would can could should may might must if than so there here what which who how when
+    where why all each every both no one into out up about over after before such also just very more most some any""".split())
+# Words that announce reasoning or set a task without saying anything; they earn nothing, however many there are.
+_MARKERS = set("""step steps first firstly second secondly third next then finally lastly therefore thus hence because since let lets let's think thinking
+    reasoning reason answer final conclusion conclude consider furthermore moreover additionally however overall need know see solve solution problem question
+    given following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want requires
+    require interesting careful thought approach proceed break down understand work works through begin start request respond response task write please
+    provide make give show using use way thing things really quite great good course sure result indeed asked being part thorough precise hope help topic many
+    different various aspects crucial essential significant precisely""".split())
+_TO_GRADER = set("grader judge evaluator verifier marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award".split())
+_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this) (?:grader|evaluator|verifier)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
+                     r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)|score: ?(?:10|1\.0|100)"
+                     r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
+                     r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # words repeat
+def _stem(word):
+  """What a word says: its first five letters, a number's plain digits, "" for words that say nothing. "boxes" -> "boxe", "1,200.00" -> "1200" """
+  if word[0].isdigit():
+    return re.sub(r"\.?0*$", "", word) if "." in word else word.replace(",", "")
+  return word[:5].rstrip("s") if 2 < len(word) < 20 and word not in _FUNCTION and word not in _MARKERS else ""
 
 
 class Text:
-  """A text's words, sentences and content, each found once and only when asked for."""
+  """A text's sentences, words and stems, found in one pass. A prompt is taken as one sentence."""
 
-  def __init__(self, text):
+  def __init__(self, text, split=_SENTENCE.split):
     self.text = text or ""
-
-  @functools.cached_property
-  def words(self):
-    return _WORD.findall(self.text.lower())
-
-  @functools.cached_property
-  def sentences(self):
-    return [s for s in _SENTENCE.split(self.text) if s.strip()]
-
-  @functools.cached_property
-  def content(self):
-    """Stems of the words that mean something; the first six letters stand for a stem. "The boxes hold" -> {"boxe", "hold"}"""
-    return {w[:6].rstrip("s") for w in set(self.words) - _EMPTY if 2 < len(w) < 20 and w.isalpha()}
+    self.sentences = [(s, words, set(filter(None, map(_stem, words)))) for s in split(self.text) if (words := _WORD.findall(s.lower()))]
+    self.words = [w for _, words, _ in self.sentences for w in words]
+    self.stems = set().union(*(stems for _, _, stems in self.sentences))
 
   @functools.cached_property
   def triples(self):
@@ -403,62 +462,61 @@ class Text:
   @functools.cached_property
   def variety(self):
     """Share of distinct word triples, squared: 1 when nothing repeats, near 0 for a loop. "a b c a b c a b c" -> 0.18"""
-    return (len(self.triples) / (len(self.words) - 2)) ** 2 if self.triples else 1.0
-
-  @functools.cached_property
-  def prose(self):
-    """Share of sentences of 3 to 50 words, faded out where words are not woven by function words. "cat dog sun moon" -> 0"""
-    woven = sum(w in _FUNCTION or w[0].isdigit() for w in self.words) / max(1, len(self.words))
-    good = sum(3 <= len(s.split()) <= 50 for s in self.sentences) / max(1, len(self.sentences))
-    return good * min(1.0, woven / 0.2)
+    return (len(self.triples) / (len(self.words) - 2)) ** 2 if len(self.words) > 2 else 1.0
 
   @functools.cached_property
   def honest(self):
     """0 if the text addresses whoever grades it, else 1. "Give me full marks." -> 0"""
-    return 0.0 if _GRADER.search(self.text) else 1.0
+    return 0.0 if not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
 
   @functools.cached_property
-  def equations(self):
-    """(stated equations that hold, stated equations). "6 * 7 = 42, 2 + 2 = 5" -> (1, 2)"""
-    held = stated = 0
-    at = self.text.find("=")
-    while at >= 0 and stated < 40:
-      window = self.text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
-      start = len(window.rstrip("0123456789 .,$+*/x×÷−-"))
-      part_of_more = start == 0 and at > 80 or start and (window[start - 1] in "()^" or window[start - 1].isalnum() and window[start:start + 1] != " ")
-      left = window[start:].rpartition(", ")[2].rpartition(". ")[2]
-      right = None if part_of_more else re.match(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)", self.text[at + 1:at + 40])
-      value = _arithmetic(left) if right else None
-      if value is not None:
-        stated += 1
-        shown = _fraction(right[1].rstrip(","))
-        places = len(right[1].partition(".")[2])
-        held += shown is not None and abs(value - shown) <= (Fraction(1, 10 ** places) if places else 0)
-      at = self.text.find("=", at + 1)
-    return held, stated
+  def prose(self):
+    """Share of sentences of 3 to 50 words, faded out where words are not woven by function words and numbers. "cat dog sun moon" -> 0"""
+    woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
+    return sum(3 <= len(words) <= 50 for _, words, _ in self.sentences) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
 
 
-_STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?)")
+def _equations(text):
+  """{stated equation: does it hold}, of the first 40. "6 * 7 = 42, 2 + 2 = 5" -> {("6 * 7", "42"): True, ("2 + 2", "5"): False}"""
+  found, at = {}, text.find("=")
+  while at >= 0 and len(found) < 40:
+    window = text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
+    start = len(window.rstrip("0123456789 .,$%+*/x×÷−-"))
+    part_of_more = start == 0 and at > 80 or start and (window[start - 1] in "()^" or window[start - 1].isalnum() and window[start:start + 1] != " ")
+    left = window[start:].rpartition(", ")[2].rpartition(". ")[2]
+    right = None if part_of_more else _RIGHT.match(text, at + 1, at + 40)
+    value = _arithmetic(left) if right else None
+    if value is not None:
+      shown, places, value = _fraction(right[1].rstrip(",")), len(right[1].partition(".")[2]), value * 100 if right[2] else value
+      found[left.strip(), right[1]] = shown is not None and (abs(value - shown) <= Fraction(1, 10 ** places) if places else value == shown)
+    at = text.find("=", at + 1)
+  return found
+
+
+_RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)(%?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
+_STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(%?)")
 
 
 def _arithmetic(text):
   """Exact value of two or more numbers joined by + - * /, None for anything else. "16 - 3 * 4" -> 4"""
   text, at, terms, steps = "+" + text.strip() if len(text) <= 100 else "", 0, [], 0
   while m := _STEP.match(text, at):
-    operator, n, at, steps = m[1], _fraction(m[2]), m.end(), steps + 1
-    if n is None or operator in "/÷" and not n:
-      return None
-    if operator in "+-−":
+    operator, n, at, steps = m[1], int(m[2]) if m[2].isdigit() else _fraction(m[2]), m.end(), steps + 1
+    n = Fraction(n) / 100 if m[3] else n
+    if operator in "/÷":
+      if not n:
+        return None
+      terms[-1] = Fraction(terms[-1]) / n
+    elif operator in "+-−":
       terms.append(n if operator == "+" else -n)
     else:
-      terms[-1] = terms[-1] / n if operator in "/÷" else terms[-1] * n
+      terms[-1] *= n
   return sum(terms) if steps > 1 and at == len(text) else None
 
 
 # ---------------------------------------------------------------- Components: row -> [0, 1], or None where it does not apply
 
-
-_prompt = functools.lru_cache(maxsize=1024)(Text)  # a group shares its prompt
+_prompt = functools.lru_cache(maxsize=1024)(lambda text: Text(text, split=lambda whole: [whole]))  # a group shares its prompt
 
 
 def is_checked(task, answer):
@@ -469,7 +527,12 @@ def is_checked(task, answer):
 
 
 class Row:
-  """One completion with all that its components look at."""
+  """One completion with all that its components look at.
+
+  A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that
+  holds) and shares a word or number with the prompt, the answer or a step before; the last sentence, if it ends at the answer, is one too. Filler,
+  repetition, parroting, gibberish, an essay on something else and sprayed numbers are none.
+  """
 
   def __init__(self, prompt, completion, answer, task, confidence, verdict=None):
     self.parsed, self.reference, self.task, self.given_confidence, self.verdict = parse(completion), _reference(answer), task, confidence, verdict
@@ -478,6 +541,26 @@ class Row:
     both = self.checked and self.parsed.answer is not None and self.reference is not None
     self.right = both and _same(self.parsed.answer, self.reference)
     self.near = both and (self.right or _same(self.parsed.answer, self.reference, 0.1))
+    # whether the trace ends at the answer; more than three words, or yes and no, need not be said again
+    said = {_stem(w) or w for w in self.answer.words[:4]}
+    self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:])
+    self.steps = self.fresh = self.held = spent = 0
+    known, seen, touched, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), {}
+    for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
+      stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
+      unseen, right, numbers = stems - seen, sum(stated.values()), len(stems) - sum(map(str.isalpha, stems))
+      new = sum(map(str.isalpha, unseen))
+      new += 2 * (new < len(unseen) and any(map(str.isalpha, stems & known)))  # a number, of something that is spoken of
+      ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
+      if (new or right or ends) and not stems.isdisjoint(known) and numbers <= len(words) / 2 + 3 * len(stated) + 1:
+        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + new, self.held + right, spent + len(words)
+        touched |= stems & self.prompt.stems
+        known |= stems
+      equations |= stated
+      seen |= stems
+    self.original = 0.2 if len(self.answer.words) > 10 and len(self.answer.triples & self.trace.triples) > 0.6 * len(self.answer.triples) else 1.0
+    # equations; words of the prompt that the steps take up; share of the trace that is steps
+    self.stated, self.touched, self.share = len(equations), len(touched), spent / max(1, len(self.trace.words))
 
 
 def correctness(row):
@@ -487,10 +570,9 @@ def correctness(row):
 
 def number(row):
   """1 the answer is the reference's number, 0.2 it is a single number at all, 0 it is none; drops out if the reference is none. "40" for 42 -> 0.2"""
-  want = row.reference and _read(row.reference)
+  want, got = (text and _read(text) for text in (row.reference, row.parsed.answer))
   if not want or want.kind != "number":
     return None
-  got = row.parsed.answer and _read(row.parsed.answer)
   return 0.0 if not got or got.kind != "number" else 1.0 if row.right else 0.2
 
 
@@ -505,46 +587,28 @@ def exact_format(row):
 
 
 def approximate_format(row):
-  """A quarter for each of the four tags that is there exactly once; halved by any other defect. "<answer>42</answer>" -> 0.5"""
+  """A quarter for each of the four tags that is there exactly once, halved by any other defect; 0.4 of it for the tags alone, the rest for the trace. "<answer>42</answer>" -> 0.2"""
   tags = sum(d.startswith(("no <", "repeated <")) for d in row.parsed.defects)
-  return (4 - tags) / 4 * (0.5 if len(row.parsed.defects) > tags else 1.0)
+  return (4 - tags) / 4 * (0.5 if len(row.parsed.defects) > tags else 1.0) * (0.4 + 0.6 * trace(row))
 
 
 def trace(row):
-  """Reasoning quality: substance (content that is not the prompt's, equations that hold; six pieces are enough) times the share of stated
-  equations that hold, times variety, times 0.6 if the trace does not end at its answer, times 0 if it talks to the grader.
-
-  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> at most 0.1
-  """
-  text = row.trace
-  if not text.words or not text.honest:
-    return 0.0
-  held, stated = text.equations
-  substance = min(1.0, (len(text.content - row.prompt.content) + 3 * min(held, 2)) / 6)
-  fair = held / stated if stated else min(1.0, text.prose + 0.4)
-  tail, target = _TOKEN.findall(text.text[-200:].lower()), _TOKEN.findall((row.parsed.answer or "").lower())
-  short = len(target) <= 3 and target[:1] not in (["yes"], ["no"])  # a longer answer, or yes and no, need not be repeated in the trace
-  lands = not short or bool(set(target) & set(tail) - {"$", ".", "%", ","})
-  return substance * fair * text.variety * (1.0 if lands else 0.6)
+  """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the trace that
+  is steps, the share of equations that hold, coherence, 0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
+  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0"""
+  substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
+  true = row.held / row.stated if row.stated else 1.0
+  return substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
 
 
 def coherence(row):
-  """Share of the trace's sentences that read as sentences, times variety. "The cat sat on the mat." -> 1, "cat dog sun moon" -> 0"""
-  return row.trace.prose * row.trace.variety * row.trace.honest
+  """Share of the trace that is steps, times the share of its sentences that read as sentences, times variety, times 0 if it talks to the grader (0.2 if it is the answer). "cat dog sun moon" -> 0"""
+  return row.share * row.trace.prose * row.trace.variety * row.original * row.trace.honest
 
 
 def clarity(row):
-  """Steps: sentences of at most 40 words that bring content or an equation the sentences before did not; three are enough, times variety.
-  "Step 1. Step 2. Step 3." -> 0"""
-  seen, steps = set(row.prompt.content), 0
-  for sentence in row.trace.sentences:
-    part = Text(sentence)
-    new = part.content - seen
-    steps += len(part.words) <= 40 and (bool(new) or "=" in sentence and part.equations[0] > 0)
-    seen |= new
-    if steps == 3:
-      break
-  return steps / 3 * row.trace.variety * row.trace.honest
+  """Steps: three are enough, times the share of the trace that is steps, times variety. "Step 1. Step 2. Step 3." -> 0"""
+  return min(3, row.steps) / 3 * row.share * row.trace.variety * row.original * row.trace.honest
 
 
 _STATED = re.compile(r"\bconfidence\b[^\d\n]{0,20}(\d{1,3}(?:\.\d{1,6})?)[ ]?(%?)", re.IGNORECASE)
@@ -559,30 +623,44 @@ def confidence(row):
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 
-def open_ended(row):
-  """Soft rubric of an answer that nothing can check: the geometric mean of relevance, completeness, specificity and coherence, times the
-  gates variety, novelty (not the prompt's words again), originality (not the trace again), trace and grader. A criterion that is missed
-  altogether takes the rest down with it; lengths saturate within a few sentences.
+# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (its text, its number of words, whether it looks like code) has it.
+_SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
+_FORMS = [(name, set(words.split()), has) for name, has, words in (
+    ("code", lambda text, n, code: code, "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json"),
+    ("list", lambda text, n, code: len(text.sentences) > 2 or text.text.count(",") + text.text.count(";") > 2,
+     "list ideas suggest suggestions tips names examples questions steps ways ingredients recipe instructions itinerary schedule outline plan words sentences"),
+    ("long", lambda text, n, code: n > 24, """story essay paragraph post article describe description explain explanation poem song lyrics blog speech review detail detailed
+     discuss letter email advice how"""),
+    ("brief", lambda text, n, code: n < 46, """classify categorize genre true identify determine detect sentiment single sentence tweet title headline name word convert rewrite
+     translate fill complete summarize summarise paraphrase number what who when where output"""))]
 
-  A short poem about the sea when asked for one, after a thought or two -> 0.7 to 1; the question again, a list of words, an essay on
-  something else -> below 0.3
-  """
-  text, asked = row.answer, row.prompt.content
-  if not text.words:
+
+def open_ended(row):
+  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace, and the form that was
+  asked for) times quality (length, specificity, prose; soon saturated), times the gates variety, novelty (not the prompt again), originality (not the
+  trace again), substance (no filler, no loose words), trace and grader. No criterion pays alone.
+  A poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, something else -> below 0.3"""
+  text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
+  if not n:
     return 0.0
-  met = len(asked & (text.content | row.trace.content)) / min(3, len(asked)) if asked else 1.0
-  relevance = min(1.0, met) if not asked or asked & text.content else 0.5 * min(1.0, met)
-  completeness = min(1.0, 0.25 + len(text.content) / 12)
-  specificity = min(1.0, 0.25 + len({w for w in text.words if len(w) > 5 or w[0].isdigit()} - _MARKERS) / 6)
-  code = row.task == "coding" and re.search(r"[(){}\[\]=;<>]", text.text)
-  coherent = 0.9 if code else text.prose
-  merit = math.prod(max(0.05, c) for c in (relevance, completeness, specificity, coherent)) ** 0.25
-  novelty = min(1.0, 2 * len(text.content - asked) / max(1, len(text.content)))
-  originality = 0.4 if text.triples and len(text.triples & row.trace.triples) > 0.6 * len(text.triples) else 1.0
-  thought = 0.6 + 0.4 * min(1.0, len(row.trace.content - asked) / 4) * row.trace.variety
-  thought *= 1.0 if row.trace.prose > 0.2 else 0.5
-  thought *= 1.0 if relevance else 0.4  # neither the answer nor the trace mentions what was asked
-  return merit * text.variety * novelty * originality * thought * text.honest * row.trace.honest
+  asking = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower()) if "\n\n" in row.prompt.text else row.prompt.words)
+  code = len(_SYMBOL.findall(text.text)) > 1
+  forms = {name: has(text, n, code) for name, words, has in _FORMS if words & asking}
+  brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
+  formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
+  form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
+  overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
+  shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
+  relevance = max(0.0, 0.1 + 0.75 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5
+  much = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12) * min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
+  quality = 0.5 + 0.5 * (much * (0.9 if formed else text.prose)) ** (1 / 3)
+  novelty = min(1.0, 0.5 + 2 * len(text.stems - asked) / max(1, len(text.stems))) * (1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples)))
+  woven = lambda words: code or len(words) < 8 or 10 * sum(map(_FUNCTION.__contains__, words)) >= len(words)
+  full = 1.0 if formed and n < 12 else sum(len(words) for _, words, stems in text.sentences if stems and woven(words)) / n
+  echo = list(map(asked.__contains__, map(_stem, text.words)))  # a run of the question's words is a list of keywords
+  full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
+  thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
+  return min(1.0, relevance * quality * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
 
 
 def judge_(row):
@@ -811,26 +889,18 @@ def define_judge_flags(fv):
 
 # ---------------------------------------------------------------- Presets
 
-
 def parse_weights(text):
-  """A --reward_weights value as a dict; ValueError names a part that is not name=number. "format=0.3,correctness=0.5" -> {"format": 0.3, "correctness": 0.5}"""
-  weights = {}
-  for part in filter(None, (p.strip() for p in (text or "").split(","))):
-    name, _, value = part.partition("=")
-    try:
-      weights[name.strip()] = float(value)
-    except ValueError:
-      raise ValueError(f"reward weight {part!r} is not of the form component=number") from None
-  return weights
+  """A --reward_weights value as a dict; ValueError if they are not that. "format=0.3,correctness=0.5" -> {"format": 0.3, "correctness": 0.5}"""
+  try:
+    return {name.strip(): float(value) for name, _, value in (part.partition("=") for part in (text or "").split(",") if part.strip())}
+  except ValueError:
+    raise ValueError(f"reward weights {text!r} are not of the form component=number,component=number") from None
 
 
 def resolve_weights(preset, weights=None, judged=False):
   """A preset's weights with those in `weights` put in their place; the ones that are not named stay. ("router", {"trace": 0}) -> {..., "trace": 0}
-
   With a judge (`judged`) its component joins, with the weight that the preset gives to open_ended.
-
-  ValueError: unknown preset, a component that the preset does not have, a negative or not finite weight, or nothing left above 0.
-  """
+  ValueError: unknown preset, a component that the preset does not have, a negative or not finite weight, or nothing left above 0."""
   if preset not in PRESETS:
     raise ValueError(f"unknown preset {preset!r}; presets: {', '.join(PRESETS)}")
   own = PRESETS[preset] | ({"judge": PRESETS[preset]["open_ended"]} if judged else {})
@@ -845,19 +915,21 @@ def resolve_weights(preset, weights=None, judged=False):
   return resolved
 
 
-def _shelf(row, weights):
-  """The factor that keeps right before well written. A right, well-formed completion is sure of `floor`, the weight share of its SURE
-  components (the least it can be: as if every other component applied and gave 0). Half the floor for a wrong completion, and three
-  quarters for a malformed right one, stay below that, whatever else they earn; so does a malformed completion of an unchecked row.
+@functools.lru_cache(maxsize=256)
+def _shares(preset, weights, names, judged):
+  """(share of each named component in the total, floor) of a preset; the floor keeps right before well written.
 
-  router: right and exact -> 1 (total at least 0.9); right but malformed -> 0.675; wrong -> 0.45 (total at most 0.2)
-  """
-  exact = row.parsed.format == "exact"
-  if not row.checked or not weights["correctness"]:
-    return 1.0 if exact else 0.75
-  weights = {name: weight for name, weight in weights.items() if name not in NEED_OPEN}
-  floor = sum(weight for name, weight in weights.items() if name in SURE) / sum(weights.values())
-  return 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
+  A right, well-formed completion is sure of the floor, the weight share of the SURE components (as if every other one applied and gave 0). Half of
+  it for a wrong completion, and three quarters for a malformed right one, stay below that, whatever else they earn. 0: being right is not paid.
+  router: floor 0.9; right and exact -> at least 0.9; right but malformed -> at most 0.675; wrong -> at most 0.45"""
+  weights = resolve_weights(preset, dict(weights), judged)
+  whole = sum(weights[name] for name in names)
+  shares = {name: weights[name] / whole if whole else 0.0 for name in names}
+  while sum(shares.values()) > 1:  # rounding must not lift the total over 1
+    heaviest = max(shares, key=shares.get)
+    shares[heaviest] = math.nextafter(shares[heaviest], 0)
+  checked = {name: weight for name, weight in weights.items() if name not in NEED_OPEN}
+  return shares, sum(checked[name] for name in SURE if name in checked) / sum(checked.values()) if weights["correctness"] else 0.0
 
 
 @functools.lru_cache(maxsize=4096)  # the reward functions of a preset ask for the same row one after the other
@@ -865,16 +937,12 @@ def _evaluate(prompt, completion, answer, task, preset, weights, confidence_give
   """(component values, contributions that add up to the total) of a row, for the components that apply to it."""
   row = Row(prompt, completion, answer, task, confidence_given, verdict_given)
   judged = verdict_given is not None
-  weights = resolve_weights(preset, {name: weight for name, weight in weights if name != "judge" or judged}, judged)
-  names = [name for name in weights if name not in (NEED_OPEN if row.checked else NEED_CHECK)]
+  weights = tuple((name, weight) for name, weight in weights if name != "judge" or judged)
+  names = [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if row.checked else NEED_CHECK)]
   values = {name: value for name in names if (value := COMPONENTS[name](row)) is not None}
-  applied = {name: weights[name] for name in values}
-  whole = sum(applied.values())
-  shares = {name: weight / whole if whole else 0.0 for name, weight in applied.items()}
-  while sum(shares.values()) > 1:  # rounding must not lift the total over 1
-    heaviest = max(shares, key=shares.get)
-    shares[heaviest] = math.nextafter(shares[heaviest], 0)
-  factor = _shelf(row, weights)
+  shares, floor = _shares(preset, weights, tuple(values), judged)
+  exact = row.parsed.format == "exact"
+  factor = (1.0 if exact else 0.75) if not row.checked or not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
   return values, {name: factor * share * values[name] for name, share in shares.items()}
 
 
@@ -889,9 +957,7 @@ def score(prompt, completion, answer, task, preset="router", weights=None, **ext
   `prompt` is the bare question; `answer` None or "" is a row without one; `extra["confidence"]` is the policy's probability of its answer,
   `extra["judge"]` a judge's score of the completion, in [0, 1]; without one the component judge drops out.
   ValueError: unknown task, preset or component.
-
-  score("What is 6 * 7?", "<answer>42</answer>", "42", "math") -> {"correctness": 1.0, "format": 0.4, "trace": 0.0, "total": 0.53}
-  """
+  score("What is 6 * 7?", "<answer>42</answer>", "42", "math") -> {"correctness": 1.0, "format": 0.4, "trace": 0.0, "total": 0.53}"""
   values, parts = _row(prompt, completion, answer, task, preset, weights, extra.get("confidence"), extra.get("judge"))
   return values | {"total": float(sum(parts.values()))}
 
@@ -900,10 +966,9 @@ def reward_fns(preset, weights=None, judge=None):
   """One reward function per component, in Tunix's and TRL's signature; over all of them a row's rewards add up to score(...)["total"].
 
   Each returns the component's weighted contribution (0 where it does not apply) and is named after it. A column `confidence` is passed on.
-  `judge`, a Judge, is asked once a batch, about its open-ended rows. ValueError: as `resolve_weights`.
+  `judge`, a Judge, is asked once a batch, about its open-ended rows.
 
-  [f.__name__ for f in reward_fns("router")] -> ["correctness", "open_ended", "format", "trace"]
-  """
+  [f.__name__ for f in reward_fns("router")] -> ["correctness", "open_ended", "format", "trace"]"""
   names = resolve_weights(preset, weights, judge is not None)
 
   @functools.lru_cache(maxsize=1)  # the functions are called with the same batch one after the other
@@ -931,7 +996,6 @@ SAMPLES = [  # (what it shows, question, completion, answer, task)
     ("right", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nSeven boxes of six eggs make 6 * 7 = 42 eggs.\n</reasoning>\n<answer>\n42\n</answer>", "42", "math"),
     ("near", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nSeven boxes of six eggs make 6 * 7 = 40 eggs.\n</reasoning>\n<answer>\n40\n</answer>", "42", "math"),
     ("two answers", "A box holds 6 eggs. How many eggs are in 7 boxes?", "<reasoning>\nIt could be either.\n</reasoning>\n<answer>\n42 or 43\n</answer>", "42", "math"),
-    ("no tags", "A box holds 6 eggs. How many eggs are in 7 boxes?", "Seven boxes hold 42 eggs.", "42", "math"),
     ("yes", "Can a cell fit inside a shoebox?", "<reasoning>\nA typical cell is a few micrometers wide, and a shoebox is over twenty centimeters long.\n</reasoning>\n<answer>\nYes\n</answer>", "yes", "common_sense"),
     ("poem", "Write two lines about the sea.", "<reasoning>\nI want an image of waves and of the evening light, with a quiet ending.\n</reasoning>\n<answer>\nThe sea folds silver over sleeping stone,\nand every wave it lends, it calls back home.\n</answer>", None, "creative"),
     ("stuffing", "Write two lines about the sea.", "<reasoning>\nFirst, therefore, step 1. Next, thus, step 2.\n</reasoning>\n<answer>\nsea sea lines two sea write lines\n</answer>", None, "creative"),
@@ -946,15 +1010,12 @@ def define_flags(fv):
   define_judge_flags(fv)
 
 
-def _line(label, values):
-  return f"{label:<14} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-
-
 def main(fv):
   if fv.judge == "self":
     raise ValueError("--judge=self needs a policy: grpo.py and eval.py have one")
   judge = make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   verdict_on = lambda question, completion, task, answer: judge([question], [completion], [task])[0] if judge and not is_checked(task, answer) else None
+  line = lambda label, values: f"{label:<14} " + "  ".join(f"{name} {value:.3f}" for name, value in values.items())
   try:
     weights = parse_weights(fv.reward_weights)
     resolve_weights(fv.preset, weights, judge is not None)
@@ -964,40 +1025,35 @@ def main(fv):
     for preset in PRESETS:
       print(f"{preset}")
       for label, question, completion, answer, task in SAMPLES:
-        print("  " + _line(label, score(question, completion, answer, task, preset, weights if preset == fv.preset else None,
-                                             judge=verdict_on(question, completion, task, answer))))
+        print("  " + line(label, score(question, completion, answer, task, preset, weights if preset == fv.preset else None,
+                                        judge=verdict_on(question, completion, task, answer))))
     return
-  sums, counts, rows, bad = collections.Counter(), collections.Counter(), 0, 0
   try:
-    file = open(fv.input, encoding="utf-8")
+    with open(fv.input, encoding="utf-8") as file:
+      lines = [(i, text) for i, text in enumerate(file, 1) if text.strip()]
   except OSError as error:
     raise SystemExit(f"--input: cannot read {fv.input}: {error.strerror}") from None
-  with file:
-    for i, text in enumerate(file, 1):
-      if not text.strip():
-        continue
-      try:
-        row = json.loads(text)
-        if not isinstance(row, dict) or not isinstance(row.get("completion"), str):
-          raise ValueError("no completion")
-        question = row.get("question", row.get("prompt"))
-        if not isinstance(question, str):
-          raise ValueError("no question (or prompt)")
-        values = score(question, row["completion"], row.get("answer"), row.get("task"), fv.preset, weights,
-                       judge=verdict_on(question, row["completion"], row.get("task"), row.get("answer")))
-      except ValueError as error:  # JSONDecodeError is one too
-        print(f"{fv.input}:{i}: skipped: {error}", file=sys.stderr)
-        bad += 1
-        continue
-      rows += 1
-      print(_line(f"line {i}", values))
+  sums, counts, bad = collections.Counter(), collections.Counter(), 0
+  for i, text in lines:
+    try:
+      row = json.loads(text)
+      question = row.get("question", row.get("prompt")) if isinstance(row, dict) else None
+      if not isinstance(question, str) or not isinstance(row.get("completion"), str):
+        raise ValueError("no completion, or no question (or prompt)")
+      values = score(question, row["completion"], row.get("answer"), row.get("task"), fv.preset, weights,
+                     judge=verdict_on(question, row["completion"], row.get("task"), row.get("answer")))
+    except ValueError as error:  # JSONDecodeError is one too
+      print(f"{fv.input}:{i}: skipped: {error}", file=sys.stderr)
+      bad += 1
+    else:
+      print(line(f"line {i}", values))
       sums.update(values)
       counts.update(values.keys())
-  print(f"\n{fv.preset}: {rows} completions, {bad} bad lines")
+  print(f"\n{fv.preset}: {len(lines) - bad} completions, {bad} bad lines")
   if judge:
     print("judge: " + ", ".join(f"{n} {name}" for name, n in judge.take_counts().items()))
   for name in [*resolve_weights(fv.preset, weights, judge is not None), "total"]:
-    print(f"  {name:<20} n {counts[name]:>6}  mean {sums[name] / counts[name]:.3f}" if counts[name] else f"  {name:<20} n      0")
+    print(f"  {name:<20} n {counts[name]:>6}  mean {sums[name] / max(1, counts[name]):.3f}")
   if bad:
     raise SystemExit(1)
 
