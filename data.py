@@ -288,6 +288,8 @@ def _read_file(path: pathlib.Path):
     except json.JSONDecodeError as error:
       if not error.msg.startswith("Extra data"):  # more than one value: JSON lines under another name
         raise ValueError(f"{path} line {error.lineno}: broken JSON ({error.msg}): correct this line") from None
+    except RecursionError:
+      raise ValueError(f"{path}: broken JSON (nested too deeply): correct it") from None
   for number, line in enumerate(text.split("\n"), 1):
     if line.strip():
       try:
@@ -1233,12 +1235,17 @@ def _hub(name: str) -> pathlib.Path:
                      "--model=FOLDER need no network") from e
 
 
+def kaggle_input() -> pathlib.Path:
+  """Where a Kaggle notebook finds what was attached to it."""
+  return pathlib.Path(os.environ.get("KAGGLE_CACHE_MOUNT_FOLDER", "/kaggle/input"))  # kagglehub reads the same variable
+
+
 def _kaggle(handle: str) -> pathlib.Path:
   """Finds what a Kaggle notebook has mounted, otherwise downloads it with kagglehub."""
   parts = handle.split("/")
   if len(parts) not in (4, 5):
     raise ValueError(f"kaggle:{handle} should read kaggle:OWNER/MODEL/FRAMEWORK/VARIATION, and perhaps /VERSION")
-  mount = pathlib.Path(os.environ.get("KAGGLE_CACHE_MOUNT_FOLDER", "/kaggle/input"))  # kagglehub reads the same variable
+  mount = kaggle_input()
   # Older notebooks have MODEL/FRAMEWORK/..., newer ones models/OWNER/MODEL/FRAMEWORK/...
   found = [folder for base in (mount.joinpath(*parts[1:4]), mount.joinpath("models", *parts[:4]))
            for folder in base.glob(parts[4] if parts[4:] else "*") if _defect(folder) is None]
@@ -1255,49 +1262,55 @@ def _kaggle(handle: str) -> pathlib.Path:
 # --- Running as a script ---
 
 
-def run_script(main, define_flags, argv=None):
-  """Parses flags, calls `main(flags)` and returns its result: on a command line, and pasted into a notebook cell.
+def script(define_flags):
+  """Decorator that makes `main(flags)` a script: `main()` on a command line or pasted into a notebook cell, `main(["name", "--flag"])` anywhere.
 
-  absl's app.run always exits, and absl's global flags cannot be defined twice, so each run has flags of its own.
+  absl's app.run always exits, and absl's global flags cannot be defined twice, so each call has flags of its own.
 
   Args:
-    main: function of the parsed flags.FlagValues. Its ValueErrors are for the user: one line, exit status 1.
     define_flags: function that defines flags with `flag_values=` its argument.
-    argv: program name, then flags. None is sys.argv; in a notebook, where that is the kernel's, no flags at all.
+  Returns:
+    a decorator; what it makes takes argv: program name, then flags. None is sys.argv; in a notebook, where that is the
+    kernel's, no flags at all. The decorated function's ValueErrors are for the user: one line, exit status 1.
   """
-  ipython = sys.modules.get("IPython")
-  notebook = ipython is not None and ipython.get_ipython() is not None
-  argv = list(argv) if argv is not None else sys.argv[:1] if notebook else sys.argv
-  script = pathlib.Path(argv[0]).name
-  values = flags.FlagValues()
-  define_flags(values)
-  if {"--help", "-h"} & set(argv[1:]):
-    print((sys.modules[main.__module__].__doc__ or script).strip())
-    print("\nFlags, with their defaults (--flagfile=FILE reads them from a file):")
-    for name in values:
-      print(f"  --{name}={'' if values[name].default is None else values[name].default}\n      {values[name].help}")
-    return None if notebook else sys.exit(0)
-  handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-  try:
-    unexpected = values(argv)[1:]
-    if unexpected:
-      raise flags.Error(f"unexpected argument {unexpected[0]!r}: flags have the form --name=value")
-    return main(values)
-  except (flags.Error, ValueError) as error:
-    text = " ".join(str(error).split())
-    if notebook:
-      raise ValueError(text) from None
-    print(f"{script}: error: {text}", file=sys.stderr)
-    sys.exit(2 if isinstance(error, flags.Error) else 1)
-  except KeyboardInterrupt:
-    if notebook:
-      raise
-    print(f"{script}: stopped; what was saved before is whole, and the same command goes on from it", file=sys.stderr)
-    sys.exit(130)
-  finally:
-    if threading.current_thread() is threading.main_thread():
-      for number, handler in handlers.items():
-        signal.signal(number, handler)
+  def decorate(main):
+    @functools.wraps(main)
+    def start(argv=None):
+      ipython = sys.modules.get("IPython")
+      notebook = ipython is not None and ipython.get_ipython() is not None
+      argv = list(argv) if argv is not None else sys.argv[:1] if notebook else sys.argv
+      name = pathlib.Path(argv[0]).name
+      values = flags.FlagValues()
+      define_flags(values)
+      if {"--help", "-h"} & set(argv[1:]):
+        print((sys.modules[main.__module__].__doc__ or name).strip())
+        print("\nFlags, with their defaults (--flagfile=FILE reads them from a file):")
+        for flag in values:
+          print(f"  --{flag}={'' if values[flag].default is None else values[flag].default}\n      {values[flag].help}")
+        return None if notebook else sys.exit(0)
+      handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+      try:
+        unexpected = values(argv)[1:]
+        if unexpected:
+          raise flags.Error(f"unexpected argument {unexpected[0]!r}: flags have the form --name=value")
+        return main(values)
+      except (flags.Error, ValueError) as error:
+        text = " ".join(str(error).split())
+        if notebook:
+          raise ValueError(text) from None
+        print(f"{name}: error: {text}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, flags.Error) else 1)
+      except KeyboardInterrupt:
+        if notebook:
+          raise
+        print(f"{name}: stopped; what was saved before is whole, and the same command goes on from it", file=sys.stderr)
+        sys.exit(130)
+      finally:
+        if threading.current_thread() is threading.main_thread():
+          for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return start
+  return decorate
 
 
 def define_flags(values):
@@ -1363,6 +1376,7 @@ def check_gold(examples: list[Example]) -> int:
   return len(verifiable)
 
 
+@script(define_flags)
 def main(values):
   examples = load(values.data, values.split, seed=values.seed, limit=values.count,
                   validation_fraction=values.validation_fraction)
@@ -1375,4 +1389,4 @@ def main(values):
 
 
 if __name__ == "__main__":
-  run_script(main, define_flags)
+  main()

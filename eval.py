@@ -27,6 +27,7 @@ import collections
 import functools
 import hashlib
 import json
+import os
 import pathlib
 import time
 from typing import Any
@@ -62,7 +63,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("model", None, "As in sft.py (default: the model of the checkpoints, else tiny).")
   string("data", None, "As in sft.py; of a file all rows are used." + by_model("data"))
   integer("limit", 1500, "Prompts evaluated, at most; 0: all.")
-  string("out", "runs/base", "Folder for the results when no run folder is named in --ckpt.")
+  string("out", "runs/base", "Folder for the results when no run folder is named in --ckpt, or it cannot be written.")
   rewards.define_judge_flags(fv)
   # How
   integer("max_prompt_length", None, "Tokens of a prompt; longer ones are dropped and counted." + by_model("max_prompt_length"))
@@ -142,12 +143,13 @@ def print_table(rows: list[dict[str, Any]]) -> None:
       print("  " + text + (", {:+.1%} ({:+.1%} to {:+.1%}) to the row above".format(row["gain"], *row["gain_interval"]) if "gain" in row else ""))
 
 
+@data.script(define_flags)
 def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
   sft.use_compilation_cache()
   if fv.ckpt is None:
-    names = ["base"] + [leg for leg in LEGS if (pathlib.Path(leg) / "actor").is_dir()]
+    names = ["base"] + [leg for leg in LEGS if sft.has_checkpoint(leg)]
   else:
     names = [name.strip() for name in fv.ckpt.split(",") if name.strip()]
   if not names:
@@ -195,6 +197,8 @@ def main(fv: absl_flags.FlagValues) -> None:
 
   # --- Evaluate ---
   out = pathlib.Path(fv.out) if names[-1] == "base" else found[names[-1]][0].parent.parent
+  if not os.access(out, os.W_OK) and out.exists():  # as what is attached to a Kaggle notebook is
+    out = pathlib.Path(fv.out)
   out.mkdir(parents=True, exist_ok=True)
   samples_file, stop = out / "eval_samples.jsonl", sft.Stop(started, fv.max_hours)
   # What a completion depends on, but for the prompts of its batch; samples of other settings are of no use.
@@ -270,4 +274,4 @@ def interact(sampler: sft.Sampler, fv: absl_flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-  data.run_script(main, define_flags)
+  main()

@@ -348,6 +348,7 @@ def load_examples(fv: absl_flags.FlagValues, split: str) -> list[tuple[list[data
   return [(rows, share) for rows, share in parts if share]
 
 
+@data.script(define_flags)
 def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
@@ -488,4 +489,4 @@ def main(fv: absl_flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-  data.run_script(main, define_flags)
+  main()

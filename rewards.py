@@ -1042,7 +1042,7 @@ def main(fv):
         raise ValueError("no completion, or no question (or prompt)")
       values = score(question, row["completion"], row.get("answer"), row.get("task"), fv.preset, weights,
                      judge=verdict_on(question, row["completion"], row.get("task"), row.get("answer")))
-    except ValueError as error:  # JSONDecodeError is one too
+    except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError, too deep a nesting is not
       print(f"{fv.input}:{i}: skipped: {error}", file=sys.stderr)
       bad += 1
     else:
@@ -1059,5 +1059,6 @@ def main(fv):
 
 
 if __name__ == "__main__":
-  from data import run_script  # here, so that importing this file needs nothing but the standard library
-  run_script(main, define_flags)
+  from data import script  # here, so that importing this file needs nothing but the standard library
+  main = script(define_flags)(main)
+  main()

@@ -18,6 +18,7 @@ Shapes: B examples, P prompt length, T target length, D width, V vocabulary.
 """
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -194,8 +195,16 @@ def make_mesh(spec: str) -> jax.sharding.Mesh:
 
 
 def find_checkpoint(path: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
-  """(step folder, run.json) of a run folder's newest complete step, or of the one step folder that is named."""
+  """(step folder, run.json) of a run folder's newest complete step, or of the one step folder that is named.
+
+  A run that is not there is looked for by its name among what is attached to a Kaggle notebook.
+  """
   path = pathlib.Path(path)
+  if not path.exists():
+    mounted = [p for depth in range(1, 5) for p in sorted(data.kaggle_input().glob("*/" * depth + path.name)) if (p / "actor").is_dir()]
+    if mounted:
+      path = mounted[0]
+      print(f"found {path}")
   if path.name.isdigit() and (path / "model_params").is_dir():
     step_dir = path
   else:
@@ -205,6 +214,15 @@ def find_checkpoint(path: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, A
       raise ValueError(f"{path} holds no checkpoint (no actor/<step>/model_params): train that leg first, or name another folder")
     step_dir = max(steps, key=lambda p: int(p.name))
   return step_dir, read_run(step_dir.parent.parent)
+
+
+def has_checkpoint(path: str | pathlib.Path) -> bool:
+  """Whether find_checkpoint would find one, quietly."""
+  try:
+    with contextlib.redirect_stdout(None):
+      return bool(find_checkpoint(path))
+  except ValueError:
+    return False
 
 
 def read_run(folder: pathlib.Path) -> dict[str, Any]:
@@ -341,7 +359,7 @@ class Run:
 class Stop:
   """Why a run should end before its last step: its time is over, SIGTERM, or Ctrl-C.
 
-  A signal lets the step finish and the run save; a second Ctrl-C stops at once. `data.run_script` takes the handlers away.
+  A signal lets the step finish and the run save; a second Ctrl-C stops at once. `data.script` takes the handlers away.
   """
 
   def __init__(self, started: float, max_hours: float):
@@ -762,6 +780,7 @@ def step_line(step: int, max_steps: int, record: dict[str, float], eta: float) -
   return f"step {step}/{max_steps}  {fields}  left {int(eta // 3600)}:{int(eta % 3600 // 60):02d}:{int(eta % 60):02d}"
 
 
+@data.script(define_flags)
 def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
@@ -897,4 +916,4 @@ def flag_names(define: Callable[[absl_flags.FlagValues], None]) -> list[str]:
 
 
 if __name__ == "__main__":
-  data.run_script(main, define_flags)
+  main()

@@ -32,6 +32,7 @@ import pytest
 import data
 import eval as evaluation
 import grpo
+import rewards
 import sft
 from test_rewards import judge_server
 
@@ -63,7 +64,7 @@ def start(cwd, *command, ok=True, **env):
 
 def call(script, *argv):
   """The same without another process."""
-  return data.run_script(script.main, script.define_flags, [pathlib.Path(script.__file__).name, *map(str, argv)])
+  return script.main([pathlib.Path(script.__file__).name, *map(str, argv)])
 
 
 def read_jsonl(path):
@@ -200,6 +201,34 @@ def test_finished_run_started_again_does_nothing(relay, monkeypatch, capsys):
   assert files_of(relay.runs) == before
 
 
+# --- Pasted into a notebook ---
+
+
+def test_every_script_pasted_into_a_cell(tmp_path):
+  """In a real kernel: each script whole, then again, and called with flags. Only the default numbers of steps are lower here."""
+  nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+  pytest.importorskip("ipykernel")
+  lower = {"sft": [('"max_steps": (500, ', '"max_steps": (2, ')], "eval": [('integer("limit", 1500', 'integer("limit", 8')],
+           "grpo": [('"max_steps": (%d, ' % grpo.DEFAULTS["max_steps"][0], '"max_steps": (2, '),
+                    ('"max_steps": (%d, ' % grpo.MIXED_DEFAULTS["max_steps"][0], '"max_steps": (2, ')]}
+  texts = {}
+  for name in ("data", "rewards", "sft", "grpo", "eval"):
+    texts[name] = (REPO / f"{name}.py").read_text()
+    for old, new in lower.get(name, ()):
+      assert texts[name].count(old) == 1, (name, old)
+      texts[name] = texts[name].replace(old, new)
+    (tmp_path / f"{name}.py").write_text(texts[name])
+  cells = [texts["data"], texts["rewards"], texts["sft"], texts["sft"], texts["grpo"], texts["grpo"],
+           'main(["grpo.py", "--stage=mixed", "--max_steps=2"])', texts["eval"], 'main(["eval.py", "--limit=4"])', 'main(["eval.py", "--limitt=4"])']
+  cells[-1] = f"try:\n  {cells[-1]}\nexcept ValueError as e:\n  print('one line:', e)"
+  notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+  nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+  shown = ["".join(out.get("text", "") for out in cell.outputs) for cell in notebook.cells]
+  for cell, text in enumerate(("verifiable gold answers", "three_part", "saved runs/sft/actor/2", "is finished", "saved runs/math/actor/2", "is finished",
+                               "saved runs/mixed/actor/2", "eval.json", "eval.json", "one line: Unknown command line flag 'limitt'")):
+    assert text in shown[cell], (cell, shown[cell][-2000:])
+
+
 # --- One run, four other ways to the same numbers ---
 
 
@@ -293,6 +322,14 @@ def test_run_that_is_killed_again_and_again_equals_the_whole(trained, leg, tmp_p
     np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_run_attached_to_a_kaggle_notebook_is_found_by_its_name(trained, tmp_path, monkeypatch):
+  shutil.copytree(trained.run, tmp_path / "input" / "my-relay" / "runs" / "sft")
+  monkeypatch.setenv("KAGGLE_CACHE_MOUNT_FOLDER", str(tmp_path / "input"))
+  monkeypatch.chdir(tmp_path)
+  assert sft.find_checkpoint("runs/sft")[0] == tmp_path / "input" / "my-relay" / "runs" / "sft" / "actor" / "120"
+  assert sft.has_checkpoint("runs/sft") and not sft.has_checkpoint("runs/math")
+
+
 def test_last_two_checkpoints_stay_and_the_best(trained, tmp_path):
   flags = leg_flags(trained, "grpo", tmp_path / "run")
   start_leg(*flags, "--max_steps=6", "--eval_every=1", "--save_every_minutes=1e-9", "--learning_rate=3e-2")  # too large: it unlearns
@@ -329,7 +366,7 @@ def test_every_variant_at_once_in_micro_batches_or_not(trained, tmp_path):
 
 def test_judge_in_training_and_evaluation(trained, tmp_path, capsys):
   """A server that says yes, until it dies; then the policy itself, which says neither yes nor no."""
-  rows = [{"question": f"What is {i} + 1?", "reasoning": f"{i} + 1 = {i + 1}.", "answer": f"{i + 1}", "task": task} for i in range(40) for task in ("math", "creative")]
+  rows = [{"question": f"{ask} {i} + 1?", "reasoning": f"{i} + 1 = {i + 1}.", "answer": f"{i + 1}", "task": task} for i in range(40) for task, ask in (("math", "What is"), ("creative", "Rhyme on"))]
   flags = [f"--model={trained.flags[0].partition('=')[2]}", f"--data={write_jsonl(tmp_path / 'rows.jsonl', rows)}", "--max_prompt_length=32", "--max_completion_length=32"]
   train = [*flags, "--stage=mixed", f"--init_ckpt={trained.run}", "--num_generations=2", "--batch_size=4", "--max_steps=2", "--eval_prompts=4"]
   with judge_server(lambda n, prompt: "yes" if n < 8 else 500) as (url, _):
@@ -641,6 +678,28 @@ def test_bad_input_is_one_line_and_harms_nothing(script, flags, fragment, code, 
   assert files_of(bad["run"]) == before and not list(bad["work"].glob("new/*"))
 
 
+def test_broken_files_raise_only_what_a_user_can_read(tmp_path):
+  rng = random.Random(0)
+  rows = ['{"question": "1+1?", "answer": "2", "reasoning": "x"}', '{"prompt": "a", "response": "b"}', "[1, 2]", '"x"', "null", "{}", '{"question": null}',
+          '{"question": {"a": [1]}, "answer": {"b": 2}}', '{"question": "q", "answer": NaN}', '{"question": 3, "answer": true, "task": ["math"]}', "[" * 5000,
+          '{"question": "q", "answer": 1e400}', "\0\0", '{"question": "' + "x" * 200_000 + '"}', '{"question": "\\ud800", "answer": "1"}', '{"question": "q", "task": "maths", "difficulty": {}}']
+  loaded_rows = 0
+  for _ in range(400):
+    content = bytearray("\n".join(rng.choices(rows, k=rng.randint(0, 3))).encode(rng.choice(["utf-8", "utf-16", "latin1"])))
+    for _ in range(rng.choice([0, 0, 3])):
+      if content:
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path = tmp_path / f"x.{rng.choice(['jsonl', 'json', 'csv', 'parquet', 'txt'])}"
+    path.write_bytes(content)
+    try:
+      for example in data.load(str(path), rng.choice(["train", "test"]), seed=0):
+        rewards.score(example.question, data.format_prompt(example.question), example.answer, example.task)
+        loaded_rows += 1
+    except ValueError as error:
+      assert "\n" not in str(error).strip()
+  assert loaded_rows
+
+
 @pytest.mark.parametrize("script, flags, fragment, code", [BAD[8], BAD[20]])
 def test_bad_input_from_a_shell(script, flags, fragment, code, bad, tmp_path):
   done = start(tmp_path, script.__file__, *flags.format(**bad).split(), ok=False)
@@ -717,13 +776,13 @@ def numpy_logps(w, prompt_ids, completion_ids, temperature):
   return logits[np.arange(len(completion_ids)), completion_ids] - np.log(np.exp(logits).sum(-1))
 
 
-def numpy_loss(logps, old, reference, rewards, truncated, *, beta, epsilon, epsilon_high, advantage, loss_aggregation, importance, mask_truncated, limit):
+def numpy_loss(logps, old, reference, reward, truncated, *, beta, epsilon, epsilon_high, advantage, loss_aggregation, importance, mask_truncated, limit):
   """The loss of completions in groups of G (lists of [T_i]), straight from the papers."""
   terms = []
   for i, (pi, mu, ref) in enumerate(zip(logps, old, reference)):
-    group = rewards[i // G * G:i // G * G + G]
-    a = {"std": (rewards[i] - group.mean()) / (group.std(ddof=1) + 1e-4), "mean": rewards[i] - group.mean(),
-         "rloo": rewards[i] - (group.sum() - rewards[i]) / (G - 1)}[advantage]
+    group = reward[i // G * G:i // G * G + G]
+    a = {"std": (reward[i] - group.mean()) / (group.std(ddof=1) + 1e-4), "mean": reward[i] - group.mean(),
+         "rloo": reward[i] - (group.sum() - reward[i]) / (G - 1)}[advantage]
     # GSPO's eq. 5: the geometric mean of the tokens' ratios; its value and, summed over the tokens, its gradient are GSPO-token's
     ratio = np.exp(pi - mu) if importance == "token" else np.full(len(pi), np.exp((pi - mu).mean()))
     objective = np.minimum(ratio * a, np.clip(ratio, 1 - epsilon, 1 + epsilon_high) * a) - beta * (np.exp(ref - pi) - (ref - pi) - 1)
