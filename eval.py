@@ -6,6 +6,7 @@ Greedy by default, as the hackathon's judges sample. For every checkpoint and ev
   format_partial   an answer can be read, the format is not exact; exact ones count too
   exact            the answer equals the gold answer (rows with a gold answer of a verifiable task)
   partial          the answer is within 10% of the gold answer; exact ones count too
+  reward           the reward of rewards.py's router, as in the mixed leg
   judge            share of the checklist that --judge finds met, mean over the open-ended rows that it answered for
   judge_failed     share of the open-ended rows that it did not answer for: no reply, or no plain yes or no
   truncated        cut off at --max_completion_length
@@ -50,7 +51,7 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "batch_size": (256, 64),
 }
 LEGS = ("runs/sft", "runs/math", "runs/mixed")
-COLUMNS = ("format_exact", "format_partial", "exact", "partial", "judge", "judge_failed", "truncated", "length")
+COLUMNS = ("format_exact", "format_partial", "exact", "partial", "reward", "judge", "judge_failed", "truncated", "length")
 
 
 def define_flags(fv: absl_flags.FlagValues) -> None:
@@ -79,12 +80,13 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
 
 
 def grade(completion: sft.Completion, example: data.Example) -> dict[str, Any]:
-  """One completion's row: format, exact, partial (None without a gold answer to check), truncated, length."""
+  """One completion's row: format, exact, partial (None without a gold answer to check), reward, truncated, length."""
   form = rewards.parse(completion.text).format
   return {
       "format_exact": form == "exact", "format_partial": form in ("exact", "partial"),
       "exact": rewards.is_correct(completion.text, example.answer) if example.checkable else None,
       "partial": rewards.is_close(completion.text, example.answer) if example.checkable else None,
+      "reward": rewards.score(example.question, completion.text, example.answer, example.task)["total"],
       "truncated": completion.truncated, "length": len(completion.ids)}
 
 
@@ -136,7 +138,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
   for task in tasks:
     print(f"\n{task:{width}}  {'n':>5}  " + "  ".join(f"{c:>14}" for c in columns))
     for row in (r for r in rows if r["task"] == task):
-      cells = ("-" if row[c] is None else f"{row[c]:.1f}" if c == "length" else f"{row[c]:.1%}" for c in columns)
+      cells = ("-" if row[c] is None else f"{row[c]:.1f}" if c == "length" else f"{row[c]:.3f}" if c == "reward" else f"{row[c]:.1%}" for c in columns)
       print(f"{row['ckpt']:{width}}  {row['n']:>5}  " + "  ".join(f"{c:>14}" for c in cells))
     for row in (r for r in rows if r["task"] == task and r["exact_interval"]):
       text = "{}: exact {:.1%} ({:.1%} to {:.1%}), n = {}".format(row["ckpt"], row["exact"], *row["exact_interval"], row["n_checked"])
@@ -221,7 +223,7 @@ def main(fv: absl_flags.FlagValues) -> None:
         with open(samples_file, "a", encoding="utf-8") as f:
           f.writelines(json.dumps(s, ensure_ascii=False) + "\n" for s in decoded[batch])
         reason = stop.reason(time.time() - batch_start, 5.0, first=not i)
-        if reason and (name, i + fv.batch_size) < (names[-1], len(prompts)):
+        if reason and not (name == names[-1] and i + fv.batch_size >= len(prompts)):
           print(f"stopped ({reason}); what was decoded is in {samples_file}, and the same command goes on from there")
           return
       by_ckpt[name] += decoded[batch]
