@@ -1008,7 +1008,7 @@ def _cached(prefix: str, made_from: list, build) -> pathlib.Path:
   return folder
 
 
-def _tensors(c: dict) -> dict[str, tuple[str, tuple[int, ...]]]:
+def tensors(c: dict) -> dict[str, tuple[str, tuple[int, ...]]]:
   """Returns {Hugging Face name: (GGUF name, shape)} of every tensor of a Gemma 2 or 3 text model, in file order."""
   d, f, h = c["hidden_size"], c["intermediate_size"], c["head_dim"]
   q, kv = c["num_attention_heads"] * h, c["num_key_value_heads"] * h
@@ -1037,14 +1037,14 @@ def _write_model(folder: pathlib.Path, config: dict, dtype: str, parts):
   import numpy as np
   code, kind = {"float32": ("F32", np.float32), "bfloat16": ("BF16", ml_dtypes.bfloat16)}[dtype]
   header, end = {"__metadata__": {"format": "pt"}}, 0
-  for name, (_, shape) in _tensors(config).items():
+  for name, (_, shape) in tensors(config).items():
     begin, end = end, end + int(np.prod(shape)) * np.dtype(kind).itemsize
     header[name] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
   head = json.dumps(header).encode()
   head += b" " * (-len(head) % 8)  # aligns the numbers
   with open(folder / "model.safetensors", "wb") as f:
     f.write(len(head).to_bytes(8, "little") + head)
-    for name in _tensors(config):
+    for name in tensors(config):
       f.writelines(array.astype(kind).tobytes() for array in parts(name))
   names = {"gemma2": ("gemma2", "Gemma2ForCausalLM"), "gemma3": ("gemma3_text", "Gemma3ForCausalLM")}
   model_type, architecture = names[config["model_type"]]
@@ -1079,7 +1079,7 @@ def write_random_model(folder, config: dict, seed: int = 0) -> pathlib.Path:
   folder.mkdir(parents=True, exist_ok=True)
 
   def parts(name):
-    shape = _tensors(config)[name][1]
+    shape = tensors(config)[name][1]
     if len(shape) == 1:
       yield np.zeros(shape)  # Gemma's norms multiply by 1 + weight
       return
@@ -1172,13 +1172,13 @@ def _convert_gguf(path: pathlib.Path, folder: pathlib.Path):
   # Ollama's files leave out the factor of the larger Gemma 3 models.
   factor = fields.get(f"{kind}.rope.scaling.factor", lambda: 8.0 if kind == "gemma3" and layers >= 34 else 1.0)()
   config["rope_scaling"] = None if factor == 1 else {"rope_type": "linear", "factor": factor}
-  tensors = _tensors(config)
-  for name, shape in tensors.values():
+  shapes = tensors(config)
+  for name, shape in shapes.values():
     if name not in stored or tuple(stored[name].shape[::-1]) != shape:  # GGUF lists the innermost dimension first
       raise ValueError(f"{path}: {name} is missing or not {shape}: is the file one of several parts?")
 
   def parts(name):
-    name, shape = tensors[name]
+    name, shape = shapes[name]
     rows = max(1, 2**24 // shape[-1])  # whole, the embedding alone would take gigabytes in float32
     for i in range(0, len(stored[name].data), rows):
       part = gguf.quants.dequantize(stored[name].data[i:i + rows], stored[name].tensor_type)

@@ -44,7 +44,9 @@ import data
 import rewards
 import sft
 
-# Defaults that depend on the model. tiny is trained on all its weights, so its steps are large and its groups wide.
+# Defaults that depend on the model. tiny is trained on all its weights, so its steps are large and its groups wide. On 2640
+# validation problems its mathematics leg gained 7 points at temperature 1.0, 10 at 0.7 (115 steps each), and 14 with 160
+# steps and, as in DAPO and Dr. GRPO, no KL term: at 1.0 most of a step goes into being sure of what is right already.
 DEFAULTS = {  # flag: (tiny, Gemma)
     "data": ("synthetic:easy", "gsm8k"),
     "lora_rank": (0, 64),
@@ -52,17 +54,17 @@ DEFAULTS = {  # flag: (tiny, Gemma)
     "learning_rate": (2e-4, 1e-6),
     "batch_size": (32, 4),
     "num_generations": (8, 4),
-    "max_steps": (115, 500),
-    "temperature": (1.0, 0.9),
+    "max_steps": (150, 500),
+    "temperature": (0.7, 0.9),
     "max_prompt_length": (48, 256),
     "max_completion_length": (48, 512),
-    "beta": (0.02, 0.1),
+    "beta": (0.0, 0.1),
     "skip_zero_variance": (True, False),
     "eval_every": (10, 50),
 }
 MIXED_DEFAULTS = {  # where the mixed stage differs: mathematics, yes/no reasoning and open-ended requests
     "data": ("synthetic:easy", "math=gsm8k,logic=ChilleD/StrategyQA,other=databricks/databricks-dolly-15k"),
-    "max_steps": (20, 500),
+    "max_steps": (40, 500),
 }
 ADVANTAGES = {
     "std": "the group's mean, in units of its standard deviation",
@@ -358,14 +360,13 @@ def main(fv: absl_flags.FlagValues) -> None:
   fv.out = fv.out or f"runs/{fv.stage}"
   parent_dir, parent = sft.find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
   sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent)
-  sft.check_flags(fv)
-  if fv.num_generations < 2:
-    raise ValueError(f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group")
-  if fv.num_iterations < 1 or fv.max_steps % fv.num_iterations:
-    raise ValueError(f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}")
   fv.epsilon_high = fv.epsilon if fv.epsilon_high is None else fv.epsilon_high
-  if not 0 <= fv.math_fraction <= 1 or fv.temperature <= 0 or fv.beta < 0 or min(fv.epsilon, fv.epsilon_high) <= 0:
-    raise ValueError("--math_fraction must lie in [0, 1], --temperature, --epsilon and --epsilon_high above 0, --beta at or above 0")
+  sft.check_flags(fv, [problem for wrong, problem in (
+      (fv.num_generations < 2, f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group"),
+      (fv.num_iterations < 1 or fv.max_steps % max(1, fv.num_iterations), f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}"),
+      (not 0 <= fv.math_fraction <= 1, f"--math_fraction={fv.math_fraction} must lie in [0, 1]"),
+      (fv.temperature <= 0, f"--temperature={fv.temperature} must be above 0"), (fv.beta < 0, f"--beta={fv.beta} must not be negative"),
+      (min(fv.epsilon, fv.epsilon_high) <= 0, f"--epsilon={fv.epsilon} and --epsilon_high={fv.epsilon_high} must be above 0")) if wrong])
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights), llm_judge)
   final_fns = rewards.reward_fns(fv.anneal_to, None, llm_judge) if fv.anneal_to else []
@@ -381,6 +382,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   parts, held_out = load_examples(fv, "train"), load_examples(fv, "validation")
   folder = data.resolve_model(fv.model)
   sft.check_model(folder, fv.max_prompt_length + fv.max_completion_length)
+  sft.check_memory(folder, fv, fv.batch_size * fv.num_generations)
   tokenizer = sft.load_tokenizer(folder)
   fits = lambda parts: [(sft.encode_prompts(tokenizer, rows, fv.max_prompt_length)[0], share) for rows, share in parts]
   parts = fits(parts)

@@ -23,8 +23,10 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,9 +156,9 @@ def resolve_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]
     fv.mesh = f"{jax.device_count()},1"
 
 
-def check_flags(fv: absl_flags.FlagValues) -> None:
-  """Raises one ValueError that names everything wrong with the shared flags."""
-  problems = []
+def check_flags(fv: absl_flags.FlagValues, problems: Sequence[str] = ()) -> None:
+  """Raises one ValueError that names everything wrong with the shared flags, and the `problems` that a script has found itself."""
+  problems = list(problems)
   for name in ("batch_size", "micro_batch_size", "max_steps", "max_prompt_length", "max_completion_length", "max_hours",
                "learning_rate", "save_every_minutes", "eval_every"):
     if fv[name].value <= 0:
@@ -344,6 +346,10 @@ class Run:
     """Writes actor/<step> as Tunix's RLCluster does, now, and then run.json."""
     start, step, lora = time.time(), trainer.train_steps, bool(self.info["flags"]["lora_rank"])
     try:
+      state = nnx.state(trainer.optimizer), nnx.state(trainer.model, trained_filter(lora))
+      needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+      if free < 1.1 * needed:  # before Orbax begins: its threads each print their own traceback
+        raise OSError(f"{free / 1e6:.0f} MB free, {needed / 1e6:.0f} needed")
       if trainer.checkpoint_manager.latest_step() != step:
         trainer.checkpoint_manager.save(step, trainer.model, trainer.optimizer, save_only_lora_params=lora, force=True,
                                         custom_metadata={"global_step": step, "role": "actor"})
@@ -486,6 +492,27 @@ def check_model(folder: pathlib.Path, max_length: int) -> None:
   if max_length > limit:
     raise ValueError(f"--max_prompt_length + --max_completion_length = {max_length} tokens, but {folder} takes {limit}: lower them")
   model_from_config(folder)
+
+
+def check_memory(folder: pathlib.Path, fv: absl_flags.FlagValues, rows: int = 0) -> None:
+  """Raises ValueError if weights, gradients, optimiser and the KV cache of `rows` completions alone exceed a device's memory.
+
+  A lower bound: activations come on top, and everything is taken to be spread evenly, but for a replicated base.
+  """
+  c, devices = data.model_config(folder), jax.device_count()
+  size = 4 if fv.dtype == "float32" or fv.dtype == "auto" and jax.default_backend() == "cpu" else 2
+  shapes = [shape for _, shape in data.tensors(c).values()]
+  weights = sum(map(math.prod, shapes))
+  trained = fv.lora_rank * sum(sum(shape) for shape in shapes[1:] if len(shape) == 2) if fv.lora_rank else weights
+  cache = 2 * size * rows * (fv.max_prompt_length + fv.max_completion_length) * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"]
+  parts = {"base weights": weights * size / (1 if fv.replicate_base else devices), "gradients and optimiser": trained * (12 if size == 4 else 14) / devices,
+           f"KV cache of {rows} completions": cache / devices}
+  limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+  if jax.default_backend() == "cpu":
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / devices
+  if limit and sum(parts.values()) > limit:
+    raise ValueError(f"this needs at least {sum(parts.values()) / 1e9:.1f} GB per device ({', '.join(f'{k} {v / 1e9:.1f}' for k, v in parts.items())}), here are "
+                     f"{limit / 1e9:.1f}: lower --batch_size, --max_completion_length or --lora_rank, leave out --replicate_base, or take a smaller --model")
 
 
 def model_from_config(folder: pathlib.Path, *, replicate_base: bool = False, remat: str = "none") -> tuple[Any, Any]:
@@ -798,6 +825,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Data ---
   folder = data.resolve_model(fv.model)
   check_model(folder, fv.max_prompt_length + fv.max_completion_length)
+  check_memory(folder, fv)
   tokenizer = load_tokenizer(folder)
   sets = {}
   for split in ("train", "validation"):

@@ -318,7 +318,7 @@ def test_run_that_is_killed_again_and_again_equals_the_whole(trained, leg, tmp_p
   start_leg(*leg_flags(trained, leg, tmp_path / "whole"), *more)
   command = [sys.executable, str(REPO / f"{leg}.py"), *leg_flags(trained, leg, out)[1:], *more]
   went_on_from = []
-  for kill in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+  for kill in (signal.SIGKILL, signal.SIGTERM if leg == "sft" else signal.SIGINT, signal.SIGKILL):
     before = len(metrics(out)) if (out / "metrics.jsonl").exists() else 0
     target = before + rng.randint(1, steps // 4)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
@@ -330,8 +330,8 @@ def test_run_that_is_killed_again_and_again_equals_the_whole(trained, leg, tmp_p
     text = process.communicate()[0]
     assert "Traceback" not in text
     went_on_from.append(int(re.search(r"step (\d+) to \d", text)[1]))
-    if process.returncode == 0 and kill == signal.SIGTERM:
-      assert json.loads((out / "run.json").read_text())["ended_because"] in ("SIGTERM", "max_steps")
+    if process.returncode == 0:  # a signal that lets the step finish
+      assert json.loads((out / "run.json").read_text())["ended_because"] in (kill.name, "max_steps")
   start_leg(*leg_flags(trained, leg, out), *more)
   assert max(went_on_from) > 0, "every start was from the beginning"
   assert column(out, "step") == list(range(1, steps + 1))
@@ -412,6 +412,29 @@ def test_curriculum_orders_mathematics_by_solution_steps(trained, tmp_path):
   steps = [int(q[0]) for q in asked["--curriculum",]]
   assert steps == sorted(steps) and len(set(steps)) > 1
   assert sorted(asked["--curriculum",]) == sorted(asked[()]) != asked["--curriculum",]  # the same prompts
+
+
+FULL_DISK = """
+import resource, sys, sft
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sft.main(["sft.py", *sys.argv[2:]])
+"""
+
+
+def test_full_disk_is_one_line_and_the_checkpoint_before_stays_usable(trained, tmp_path, monkeypatch, capsys):
+  """First as free space that is too little, then as files that may not grow beyond 20 kB."""
+  flags = leg_flags(trained, "sft", tmp_path / "run")[1:]
+  call(sft, *flags, "--max_hours=1e-9")
+  before = files_of(tmp_path / "run" / "actor")
+  done = start(tmp_path, "-c", FULL_DISK, "20000", *flags, ok=False, PYTHONPATH=str(REPO))
+  assert done.returncode == 1 and "could not be saved" in done.stderr
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    patch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=1000))
+    call(sft, *flags)
+  assert_one_line(capsys.readouterr().err, "0 MB free")
+  assert before.items() <= files_of(tmp_path / "run" / "actor").items()
+  call(sft, *flags)
+  assert column(tmp_path / "run", "step") == [1, 2, 3]
 
 
 def test_diverging_run_stops_with_its_last_checkpoint_intact(trained, tmp_path, capsys):
@@ -527,7 +550,7 @@ def test_gguf_file_becomes_the_folder_it_was_made_from(folders, tmp_path):
   writer.add_tokenizer_model("llama")
   writer.add_token_list(tokens)
   writer.add_token_types([3] * 6 + [6] * 256 + [1] * len(plain) + [3] * (len(tokens) - 262 - len(plain)))
-  for name, (gguf_name, _) in data._tensors(config).items():
+  for name, (gguf_name, _) in data.tensors(config).items():
     writer.add_tensor(gguf_name, tensors[name] + (tensors[name].ndim == 1))  # llama.cpp stores a norm's factor
   writer.write_header_to_file(), writer.write_kv_data_to_file(), writer.write_tensors_to_file(), writer.close()
   folder = data.resolve_model(tmp_path / "sha256-1234")
@@ -659,7 +682,10 @@ BAD = [  # script, flags, what the one line says, exit status
     (sft, "--model={model} --data={sums} --max_prompt_length=3 --out={work}/new", "--max_prompt_length=3", 1),
     (sft, "--init_ckpt={work}/none --out={work}/new", "holds no checkpoint", 1), (grpo, "--model={model} --init_ckpt={work}/none", "holds no checkpoint", 1),
     (grpo, "--init_ckpt={run}", "the checkpoint was trained on", 1), (sft, "--init_ckpt={run} --model={model} --lora_rank=4", "--lora_rank=4", 1),
-    (sft, "--model={model} --data={sums} --out={run}", "other flags", 1), (grpo, "--model={model} --init_ckpt={run} --num_generations=1", "at least 2", 1),
+    (sft, "--model={model} --data={sums} --lora_rank=100000000 --out={work}/new", "GB per device", 1),
+    (grpo, "--model={model} --init_ckpt={run} --data={sums} --batch_size=100000000 --out={work}/new", "KV cache of 4", 1),
+    (grpo, "--model={model} --init_ckpt={run} --num_generations=1 --beta=-1", "compares a group; --beta=-1.0 must not", 1),
+    (sft, "--model={model} --data={sums} --out=/proc/new", "cannot be written", 1), (sft, "--model={model} --data={sums} --out={run}", "other flags", 1), (grpo, "--model={model} --init_ckpt={run} --num_generations=1", "at least 2", 1),
     (grpo, "--model={model} --init_ckpt={run} --data={work}/stories.jsonl --out={work}/new", "mathematics with an answer", 1),
     (grpo, "--model={model} --init_ckpt={run} --reward_weights=beauty=1", "beauty", 1), (grpo, "--preset=foo", "preset", 2),
     (sft, "--batch_size=8 --micro_batch_size=3 --out={work}/new", "multiple of --micro_batch_size=3", 1),
