@@ -130,14 +130,19 @@ def parse(completion):
 
 # ---------------------------------------------------------------- Reading an answer
 
-# Spellings of units, each with its factor to the first of its group, which names what they measure. Other nouns ("eggs") compare as words.
+# Spellings of units, each with what it measures and its factor to that. Other nouns ("eggs") compare as words.
 _UNITS = {name: (group.split()[0], Fraction(factor or 1))
-          for group in """m meter metre |1000 km kilometer kilometre |.01 cm centimeter centimetre |.001 mm millimeter millimetre |1609.344 mi mile
-    |.3048 ft foot feet |.0254 in inch inche |.9144 yd yard; g gram gramme |1000 kg kilogram kilo |.001 mg milligram |1000000 t ton tonne |453.59237 lb pound
-    |28.349523125 oz ounce; s sec second |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year; l liter litre |.001 ml milliliter millilitre
-    ; $ usd dollar buck |.01 ¢ cent; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
-    ; j joule |1000 kj kilojoule; w watt |1000 kw kilowatt; n newton; v volt; amp ampere; hz hertz; pa pascal; ω ohm""".split(";")
+          for group in """m |1609.344 mi mile |.3048 ft foot feet |.0254 in inch inche |.9144 yd yard; g |1000 kilo |1000000 t ton tonne |453.59237 lb pound |28.349523125 oz ounce
+    ; s sec |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year |120 decade; l |3.785411784 gallon gal |.946352946 quart |.473176473 pint |.2365882365 cup; j |3600 wh |3600000 kwh |3600000000 megawh; $ usd dollar buck |.01 ¢ cent
+    ; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
+    ; cad canadian; aud australian; nzd; hkd; sgd; mxn mexican""".split(";")
           for unit in group.split("|") for factor, names in [re.match(r"([\d.]*)(.*)", unit, re.DOTALL).groups()] for name in names.split()}
+for _short, *_long in map(str.split, """m meter metre; g gram gramme; s second; l liter litre; w watt; j joule; n newton; v volt; a amp ampere; hz hertz; pa pascal
+    ; ω ohm; ev electronvolt; mol mole; cal calorie; byte; bit""".split(";")):
+  for _factor, *_prefixes in ((1, "", ""), (1000, "k", "kilo"), (".01", "c", "centi"), (".001", "m", "milli"), ("1e-6", "μ", "micro"), ("1e-9", "n", "nano"), (10**6, "mega", "mega"), (10**9, "g", "giga")):
+    _UNITS |= {_prefixes[name != _short or name in ("byte", "bit")] + name: (_short, Fraction(_factor)) for name in (_short, *_long)}
+_US = {"us", "american", "metric", "full", "whole", "additional", "extra"}  # words before a unit that leave it what it is; a light year is no year
+_PER = {"/", "per", "a", "an", "every"}
 _SCALES = {"hundred": 100, "dozen": 12, "k": 10**3, "thousand": 10**3, "million": 10**6, "mn": 10**6, "billion": 10**9, "bn": 10**9, "trillion": 10**12}
 _WORDS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
 _WORDS |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
@@ -148,7 +153,7 @@ _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less mor
     however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x infinity
     nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past hundredth
     thousandth millionth""".split()) | set(_WORDS) | set(_PARTS) - {"quarter"} | set(_SCALES) - {"k"}
-_HEDGES = set("but however wait actually or maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
+_HEDGES = set("but however wait actually maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 _N = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:[ ]\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
@@ -157,33 +162,46 @@ _NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€
   | (?P<n>{_N})(?:e(?P<e>[-+]?\d+)|[ ]?[x×*·][ ]?10\^(?P<p>[-+]?\d+))?
   )(?P<rest>.*)""", re.VERBOSE | re.ASCII | re.DOTALL)
 _PART = re.compile(rf"(?:(an?|one)[ -]|({'|'.join(list(_WORDS)[2:10])})[ -])?({'|'.join(_PARTS)})(s?)(?![^\W_])(?: (?:of )?an?(?= ))?")
-_UNIT = re.compile(r"([^\W\d_]+|[°%$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
+_UNIT = re.compile(r"([^\W\d_]+|[°%‰$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
 _IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
+_COMPOUNDS = [(_IN_ALL, "")] + [(re.compile(p), r) for p, r in ((r"\bkmph\b|\bkph\b|\bkmh\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\b(sq|cu)\.", r"\1"),
+    (r"(?<=[a-z]) squared\b", "^2"), (r"(?<=[a-z]) cubed\b", "^3"))]
 _JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
-                     r"(?: is| equals|:|=| )*|it is |it's |a total of |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?|= ?)")
-# The start of a sentence that states one number: "the total cost is", "there are", "she has", "Tom sold". Verbs are few, so that none takes it back.
-_SAYS = re.compile(r"(?:(?:so|thus|therefore|hence|then|in total),? )?(?:(?:(?:the|an?|his|her|their|its|our|my|your) )?(?:(?:total|final|average|new) )?"
-                   r"(?:total|number|amount|sum|difference|product|quotient|average|mean|cost|price|profit|speed|distance|time|age|area|volume|perimeter|length|width|height|weight|value)"
-                   r"(?: of ([a-z]+)(?: ([a-z]+))?)? (?:is|was|equals|will be|comes to)|(?:it|there|they|we|you|i|he|she|(?:the )?([a-z]+)) "
-                   r"(?:is|are|was|were|has|have|will have|needs?|gets?|got|earns|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sold|bought)) ")
+                     r"(?: is| equals|:|=| )*|it is |it's |a total of |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?(?!.*(?:[,;]|or|and) ?[a-z] ?=)|\((?:x, ?y|a, ?b)\) ?= ?|= ?)")
+_SUFFIX = re.compile(r" is (?:the|my) (?:final |correct )?(?:answer|result|total)$")
+# A sentence that states one thing: "the total cost is", "each student gets", "Tom will have sold". Verbs are few, so that none takes it back.
+_SAYS = re.compile(r"(?:so,? )?((?:[a-z']+,? ){1,6}?)(?:will |would |can |could |must )?(is|was|are|were|be(?= )|equals|comes to|has|have|had|needs?|gets?|got|gives?|gave|earns?|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?"
+                   r"|took|sells?|sold|buys?|bought|weighs?|travels?|ran|runs?|walks?|walked|saves?|saved|collects?|collected|contains?|holds?|receives?|received|scores?|scored|find that [a-z] =)(?: called| named)? (?!would|will|could|of|per|is|was|in )(.+)")
+_NOT_SAID = _NOT_UNITS | set("negative inverse reciprocal square cube only failed unknown before after next previous guess lie remove".split())
+_RANGE = re.compile(r"between (.+) and (.+)|(?:from )?(.+?)(?: ?- ?| to | through )(.+)")
+_BOUNDS = {">": "> more_than greater_than over above", "<": "< less_than fewer_than under below", ">=": ">= ≥ at_least no_less_than no_fewer_than greater_than_or_equal_to", "<=": "<= ≤ at_most no_more_than up_to less_than_or_equal_to"}
+_BOUNDS = {spelling.replace("_", " "): sign for sign, spellings in _BOUNDS.items() for spelling in spellings.split()}
+_BOUND = re.compile(rf"(?:([a-z]) ?(?:is )?)?({'|'.join(sorted(_BOUNDS, reverse=True))}) ?(.+)")
+_FLIPPED = re.compile(r"(.+?) ?([<>]=?|[≤≥]) ?([a-z])")
+_OR_MORE = re.compile(r"(.+?) or (?:(more|greater|higher|above)|less|fewer|lower|below)( .+)?")
 _VARIABLE = re.compile(r"\W*\b([A-Za-z]) ?=")
+_ITEM = re.compile(r"(?:([a-z]) ?= ?)?(.+)")
 _CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:| -(?= [a-z]{3}))(?: (.+))?|([a-j])")
 _SHORT = r"(?:it|they|he|she|you|we|there|this|that|i) (?:is|are|can|could|do|does|did|will|would|was|were|has|have|am)( ?not|n?'t)?"
 _YES_NO = re.compile(rf"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*)| ({_SHORT}))?")  # "yes, it is", "yes it is"
 _TIME = re.compile(r"(?:at )?(\d\d?)(?::([0-5]\d))?(?::([0-5]\d))?(?: ?([ap])\.? ?m| ?h| o'clock)?")
 _MONTH, _DAY = rf"({'|'.join(_MONTHS)})[a-z]*\.?", r"(\d\d?)(?:st|nd|rd|th)?"
-_DATES = [(re.compile("(?:on |in )?" + pattern), order) for pattern, order in (
+_DATES = [(re.compile("(?:on |in )?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,? )?" + pattern), order) for pattern, order in (
     (rf"{_MONTH} (?:the )?{_DAY}(?:,? (\d{{4}}))?", (2, 0, 1)), (rf"(?:the )?{_DAY}(?: of|-)? ?{_MONTH}(?:(?:,? |-)(\d{{4}}))?", (2, 1, 0)),
-    (rf"{_MONTH},? (?:of )?(\d{{4}})", (1, 0, None)), (r"(\d{4})([-/.])(\d\d?)\2(\d\d?)", (0, 2, 3)))]
+    (rf"{_MONTH},? (?:of )?(\d{{4}})", (1, 0, None)), (r"(\d{4})([-/.])(\d\d?)\2(\d\d?)", (0, 2, 3)), (r"(\d\d?)([-/.])(\d\d?)\2(\d{4})", (3, 0, 2)))]
 _TOKEN = re.compile(r"[^\W_]+(?:[.:'][^\W_]+|,\d+)*|[^\w\s]")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SUPER = re.compile("[⁰¹²³⁴-⁹⁻]+")
 _PLAIN = str.maketrans({"−": "-", "–": "-", "‒": "-", "—": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "⁄": "/", **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad")})
 _LATEX = [(re.compile(p), r) for p, r in (
     (r"\\sqrt ?\{([^{}]*)\}", r"√(\1)"), (r"\\sqrt", "√"), (r"\\pi(?![a-z])", "π"), (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"),
-    (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","),
+    (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\\leq?(?![a-z])", "≤"), (r"\\geq?(?![a-z])", "≥"), (r"\\pm(?![a-z])", "±"), (r"\{,\}", ","),
     (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "), (r"\\([%$#&{}_])", r"\1"))]
+# Before the case is lost: 1.5M people, but 1.5 m; 5 MW, but 5 mW; 2 A
+_CASES = [(re.compile(r"(?<=\d)" + p), r) for p, r in (
+    (r" ?M(?![\w/])", " million"), (r" ?([kKMG])B\b", r" \1byte"), (r" ?([kKMG])b\b", r" \1bit"), (r" ?[Kk](?=byte|bit)", " kilo"), (r" ?G(?=byte|bit)", " giga"), (r" ?M(?=(?:byte|bit|Wh?|Hz|N|Pa|J|e?V|A|Ω|m)\b)", " mega"),
+    (r" ?A(?! ?\w)", " amp"), (r" ?Nm\b", " n m"), (r" ?H(?! ?\w)", " henry"), (r" ?T(?! ?\w)", " tesla"), (r" ?S(?! ?\w)", " siemens"))]
 # Roots and pi stay text, in one spelling: "2 * sqrt(3)" -> "2√3".
 _SURDS = [(re.compile(p), r) for p, r in ((r"\b(?:the )?square root of (?=\d)|\bsqrt ?|√ ?", "√"), (r"√\((\w+)\)", r"√\1"), (r"(?<![a-z])pi\b", "π"),
                                           (r" ?[*×·]? ?(?=[√π])", ""), (r" ?([-+/()]) ?", r"\1"))]
@@ -201,7 +219,8 @@ def _clean(text):
     text = re.sub(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\w)", "", text)
   if "\\" in text or "{" in text:
     text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _LATEX, text)
-  text = re.sub(r"(?<=\d)M(?![\w/])", " million", text)  # before the case is lost: 1.5M people, but 1.5 m
+  if not text.islower():
+    text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _CASES, text)
   text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
   text = re.sub(r"(?<=\d) ?: ?(?=\d)", ":", text) if ":" in text else text
   for _ in range(5):
@@ -210,7 +229,7 @@ def _clean(text):
     text = text.strip(text[0]) if len(text) > 2 and text[0] == text[-1] and text[0] in "$*_" else text
     wrap = re.match(r"\\f?boxed ?\{", text) if text.endswith("}") else None
     text = text[wrap.end():-1] if wrap else text
-    text = text[prefix.end():] if (prefix := _PREFIX.match(text)) else text
+    text = _SUFFIX.sub("", text[prefix.end():] if (prefix := _PREFIX.match(text)) else text)
     if text == before:
       break
   if any(sign in text for sign in ("√", "π", "sqrt", "pi", "square root")):
@@ -227,25 +246,41 @@ def _fraction(digits, exponent="0"):
   return value if exponent == "0" else value * Fraction(10) ** int(exponent)
 
 
-def _unit(text):
-  """(nouns, what is measured, factor to base units) of what follows a number, None if that is no unit. " km per hour" -> ({}, {("m", 1), ("s", -1)}, 5/18)"""
-  text = _IN_ALL.sub("", text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h").replace(" of an ", " of ").replace(" of a ", " of "))
-  found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1)) for w, e in _UNIT.findall(text)]
-  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[0][0] not in _UNITS or len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, _ in found):
+def _unit(text, currency=""):
+  """(nouns, what is measured, factor to base units) of what follows a number, None if that is no unit. The noun that is counted is marked.
+  " km per hour" -> ({}, {("m", 1), ("s", -1)}, 5/18), " red apples per box" -> ({"red", "=apple"}, {("box", -1)}, 1)"""
+  text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _COMPOUNDS, text)
+  lead = _UNIT.findall(currency)
+  found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1), w[-1] == "s" and len(w) > 1) for w, e in lead + _UNIT.findall(text)]
+  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[len(lead)][0] not in _UNITS or len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, *_ in found):
     return None
-  nouns, powers, factor, sign, square = set(), collections.Counter(), Fraction(1), 1, 1
-  for name, power in found:
-    if name in ("/", "per", "a", "an", "every"):
-      sign = -1
+  noun = lambda i: 0 <= i < len(found) and not (found[i][0] in _UNITS or found[i][0] in _PER or found[i][0] in ("of", "the", "each", "square", "sq", "cubic"))
+  nouns, powers, factor, sign, square, head, counted = set(), collections.Counter(), Fraction(1), 1, 1, "", True
+  for i, (name, power, plural) in enumerate(found):
+    if name in _PER:
+      sign, counted = -1, False
+    elif name == "of":
+      counted = not i
     elif name in ("square", "sq", "cubic"):
       square = 3 if name == "cubic" else 2
-    elif name in _UNITS:
+      continue
+    elif name in _UNITS and (not noun(i - 1) or found[i - 1][0] in _US) and not (noun(i + 1) and found[i + 1][2] and not plural and (len(name) > 2 or name == "%")):
       dimension, one = _UNITS[name]
-      power, square = sign * square * power, 1
-      powers[dimension] += power
-      factor *= one ** power
-    elif name not in ("the", "of", "each"):
-      nouns.add(name)
+      powers[dimension] += sign * square * power
+      factor *= one ** (sign * square * power)
+      counted = False
+    elif name not in ("the", "each"):
+      name += f"^{square * power}" * (square * power != 1)
+      if sign < 0:
+        powers[name] -= 1
+      else:
+        nouns.add(name)
+        head = name if counted and name not in ("left", "remaining", "old") else head
+    square = 1
+  if square != 1 or found and found[-1][0] in _PER:
+    return None
+  if head:
+    nouns = nouns - {head} | {"=" + head}
   if "c" in powers or "f" in powers:
     del powers["°"]  # 5 °C is 5 C
   return frozenset(nouns), frozenset(powers.items()), factor
@@ -302,7 +337,7 @@ def _read_number(text):
   scale = re.match(rf"[{'kmb' if m and m['currency'] else 'k'}](?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
   if scale:
     value, rest = value * _SCALES[{"m": "mn", "b": "bn"}.get(scale[0], scale[0].strip(" -"))], rest[scale.end():]
-  unit = _unit(rest + " " + (m["currency"] if m else ""))
+  unit = _unit(rest, m["currency"] if m else "")
   return None if unit is None else Value("number", value, unit)
 
 
@@ -311,8 +346,12 @@ def _read_moment(text):
   for pattern, order in _DATES:
     if m := pattern.fullmatch(text):
       year, month, day = (None if i is None or m.groups()[i] is None else m.groups()[i] for i in order)
+      if order[0] == 3:  # the day or the month comes first; which one has to be clear
+        month, day = (day, month) if int(month) > 12 else (month, day)
+        month = month if int(day) > 12 or int(day) == int(month) else "13"
       month = _MONTHS.get(month[:3]) or int(month)
       return Value("date", (year and int(year), month, day and int(day)), None) if month < 13 and int(day or 1) < 32 else None
+  text = text.replace(" in the morning", " am").replace(" in the afternoon", " pm").replace(" in the evening", " pm")
   text = {"noon": "12 pm", "midnight": "12 am", "12 noon": "12 pm", "12 midnight": "12 am"}.get(text, text)
   m = _TIME.fullmatch(text.rstrip("."))
   if not m or not (m[2] or m[4]) or int(m[1]) > (12 if m[4] else 23) or m[4] and not int(m[1]):
@@ -330,30 +369,33 @@ def _read(text):
   if value := _read_moment(text) or _read_number(text):
     return value
   if m := _YES_NO.fullmatch(text):
-    yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or m[3] or ""))
-    denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true"}
+    yes = m[1] in ("yes", "true")
+    rest = set(_TOKEN.findall(re.sub(r"\b(?:it|that|this)(?: is|'s) " + ("(?:true|correct|right)" if yes else "(?:not true|not correct|not right|false|wrong|incorrect)"), "", m[2] or m[3] or "")))
+    denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true", "false", "correct"}
     short = re.fullmatch(_SHORT, m[2] or m[3] or "")
-    return None if rest & (denied | _HEDGES | {"?"}) or short and yes == bool(short[1]) else Value("yes_no", yes, None)
+    return None if rest & (denied | _HEDGES | {"?"}) or (m[2] or "").startswith("or ") or short and yes == bool(short[1]) else Value("yes_no", yes, None)
   if m := _CHOICE.fullmatch(text):
     return Value("choice", m[1] or m[3], m[2] or "")
   *lefts, right = text.split("=")
   if 0 < len(lefts) < 6 and (number := _read_number(right.strip())):  # "6 * 7 = 42", if it holds
-    values = [_arithmetic(left) or (n := _read_number(left.strip())) and n.value for left in lefts]
+    values = [_arithmetic(left) or (n := _read_number(left.strip())) and (n.unit == _BARE or _equal(n, number)) and n.value * n.unit[2] / number.unit[2] ** (n.unit != _BARE) for left in lefts]
     names = [re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", left.strip()) and not _NOT_UNITS & set(left.split()) for left in lefts]
     if all(value == number.value or name and i == 0 for i, (value, name) in enumerate(zip(values, names, strict=True))):
       return number
-  if (m := _SAYS.match(text)) and not _NOT_UNITS & set(m.groups()) and (number := _read_number(text[m.end():])):
+  if (m := _says(text)) and (number := _read_number(m[3])):
     return number
   if (m := re.fullmatch(r"([^(]+?) ?\((.+)\)", text)) and (number := _read_number(m[1])):  # "42 (forty-two)", "42 (km)"
     return number if _equal(number, _read_number(m[2])) else _read_number(f"{m[1]} {m[2]}") if number.unit == _BARE else None
   parts = [_read_number(part) for part in _JOINT.split(text)] if text[-1].isalpha() else [None]  # 1 hour and 30 minutes
   if 1 < len(parts) < 5 and all(parts) and len({p.unit[:2] for p in parts}) == 1 and parts[0].unit[1]:
     if all(a.unit[2] > b.unit[2] and a.value > 0 < b.value < a.unit[2] / b.unit[2] for a, b in zip(parts, parts[1:], strict=False)):
-      return Value("number", sum(p.value * p.unit[2] for p in parts) / parts[-1].unit[2], parts[-1].unit)
-  bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
-  items = [_read_number(item.strip()) for item in re.split(r"[,;]| and ", text[1:-1] if bracket else text)]
-  if all(items) and (len(items) > 1 or bracket in ("{", "(")):
-    return Value("list", tuple(items), bracket) if len(items) > 1 or bracket == "{" else items[0]
+      unit = parts[0 if ("$", 1) in parts[0].unit[1] else -1].unit  # 12 dollars and 50 cents are 12.50
+      return Value("number", sum(p.value * p.unit[2] for p in parts) / unit[2], unit)
+  if value := _read_span(text) or _read_list(text):
+    return value
+  bracket = text[0] + text[-1] in ("()", "[]", "{}")
+  if " or " in text:  # in any order
+    text = " or ".join(sorted(re.split(r",? or |, ", text.removeprefix("either "))))
   text = text.replace(",", ", ") if bracket or text[0] in "[(" else text  # [0,1) is [0, 1)
   text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)))
   tokens = [t.replace("'", "") if t[0].isdigit() else t.replace("'", "").replace(".", "") for t in _TOKEN.findall(text)]
@@ -361,6 +403,46 @@ def _read(text):
   if words and words[-1] == "!" and not any(c.isdigit() for c in text):
     words.pop()
   return Value("text", " ".join(words or tokens), None)
+
+
+def _says(text):
+  """The match (subject, verb, what is said) of a sentence that states one thing, None for others. "the color is red" -> ("the color ", "is", "red")"""
+  m = _SAYS.match(text)
+  return None if m is None or any(w in _NOT_SAID or w.endswith("n't") for w in re.findall(r"[a-z']+", m[1])) else m
+
+
+def _read_span(text):
+  """A Value of kind "range" or "bound", None for anything else. "10 to 15 km" -> Value("range", (10, 15 km), None), "x > 5" -> Value("bound", (">", 5), "x")"""
+  if (m := _RANGE.fullmatch(text)) and all(ends := [_read_number(end) for end in m.groups() if end]):
+    units = [end.unit for end in ends if end.unit != _BARE] or [_BARE]
+    low, high = (end._replace(unit=units[0]) if end.unit == _BARE else end for end in ends)
+    return Value("range", (low, high), None) if low.unit[:2] == high.unit[:2] and low.value * low.unit[2] < high.value * high.unit[2] else None
+  if m := _BOUND.fullmatch(text):
+    variable, sign, end = m[1], _BOUNDS[m[2]], m[3]
+  elif m := _FLIPPED.fullmatch(text):
+    variable, sign, end = m[3], _BOUNDS[m[2]].translate(str.maketrans("<>", "><")), m[1]
+  elif m := _OR_MORE.fullmatch(text):
+    variable, sign, end = None, ">=" if m[2] else "<=", m[1] + (m[3] or "")
+  return Value("bound", (sign, number), variable) if m and (number := _read_number(end)) else None
+
+
+def _read_list(text):
+  """A Value of kind "list", or of what a pair of brackets holds, None for anything else. "x = 2 or x = 5" -> Value("list", (2, 5), "=")"""
+  if text[0] == "±" and (number := _read_number(text[1:].strip())):
+    return Value("list", (number, number._replace(value=-number.value)), "=")
+  bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
+  either = " or " in text
+  named = [_ITEM.fullmatch(item.strip()) for item in re.split(r",? or |, " if either else r"[,;]| and ", text[1:-1] if bracket else text.removeprefix("either "))]
+  items = [m and _read_number(m[2]) for m in named]
+  if not all(items) or len(items) < 2 and bracket not in ("{", "("):
+    return None
+  names = {m[1] for m in named}
+  if names != {None}:
+    if bracket or None in names or 1 < len(names) < len(items) or either and len(names) > 1:
+      return None
+    bracket = "=" if len(names) == 1 else "("  # x = 3, y = 4 is (3, 4)
+    items = [item for _, item in sorted(zip((m[1] for m in named), items, strict=True), key=operator.itemgetter(0))]
+  return Value("list", tuple(items), bracket or "or" * either) if len(items) > 1 or bracket == "{" else items[0]
 
 
 def _equal(got, want, tolerance=0):
@@ -384,17 +466,28 @@ def _equal(got, want, tolerance=0):
   if got.kind == "choice":
     return got.value == want.value and (not got.unit or not want.unit or _same(got.unit, want.unit))
   if got.kind == "list":
-    if got.unit and want.unit and got.unit != want.unit or len(got.value) != len(want.value):
+    kinds = {got.unit, want.unit}  # x = 2 or x = 5 is also {2, 5}; 2 or 5 alone is not
+    if len(kinds) > 1 and not (kinds <= {"=", "or", "{"} and "=" in kinds or "" in kinds and "or" not in kinds) or len(got.value) != len(want.value):
       return False
     ordered = lambda items: items if {"(", "["} & {got.unit, want.unit} else sorted(items, key=lambda v: (v.value, sorted(v.unit[0])))
     return all(map(_equal, ordered(got.value), ordered(want.value)))
+  if got.kind == "range":
+    return all(map(_equal, got.value, want.value))
+  if got.kind == "bound":
+    return got.value[0] == want.value[0] and _equal(got.value[1], want.value[1]) and None in (got.unit, want.unit, got.unit if got.unit != want.unit else None)
   return got.value == want.value and (got.kind != "time" or got.unit == want.unit or "0" in (got.unit, want.unit))
 
 
 def _same(text, reference, tolerance=0):
   """True if an answer's text says what the reference says. ("$1,200.00", "1200") -> True"""
   variables = {m[1].lower() for m in map(_VARIABLE.match, (text, reference)) if m}  # x = 5 doesn't say that y = 5
-  return len(variables) < 2 and _equal(_read(text), _read(reference), tolerance)
+  if len(variables) > 1:
+    return False
+  got, want = _read(text), _read(reference)
+  if got and want and got.kind == "text" != want.kind or got and got != want and got.kind == "text" and len(got.value) > len(want.value):
+    m = _says(_clean(text))
+    got = _read(m[3]) if m and m[2] in ("is", "was", "are", "were", "be") else got  # the color is red; but "red" is not "the color is red"
+  return _equal(got, want, tolerance)
 
 
 def _reference(answer):
