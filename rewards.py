@@ -523,12 +523,22 @@ _MARKERS = set("""step steps first firstly second secondly third next then final
     given following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want requires
     require interesting careful thought approach proceed break down understand work works through begin start request respond response task write please
     provide make give show using use way thing things really quite great good course sure result indeed asked being part thorough precise hope help topic many
-    different various aspects crucial essential significant precisely""".split())
-_TO_GRADER = set("grader judge evaluator verifier marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award".split())
-_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this) (?:grader|evaluator|verifier)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
+    different various aspects crucial essential significant precisely something someone anything everything nothing everyone people person many several
+    depend depends depending factor factors situation unique interesting exciting fascinating nice helpful useful relevant certain possible simply really actually
+    basically literally honestly truly somewhat rather certainly surely words word text texts sentence mention mentioned mentions place general particular fact idea
+    happen happens happening able best better long short always never often sometimes said say says told tell some others another kind kinds type types part parts
+    option options choose choosing choice consideration carefully considered decision decide matter matters case cases point points detail details""".split())
+_TO_GRADER = set("grader judge evaluator evaluators verifier rater marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award answer response".split())
+_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|every|an?|expert|human) (?:grader|evaluator|verifier|rater)s?|judges? (?:will|would|should|must|can) (?:see|find|agree|note|accept|give|rate|score)|(?:answer|response) is (?:very )?(?:helpful|excellent|perfect|flawless|outstanding|of (?:the )?high)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
                      r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)|score: ?(?:10|1\.0|100)"
                      r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
                      r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
+
+
+_PLACEHOLDER = re.compile(r"\[(?:insert|your|add|put|write|fill|the|an?) [a-z ]{2,60}\]|\b(?:goes|your [a-z]+|insert [a-z ]{0,30}|thinking|text) here\b|^(?:the )?final answer$|step-by-step thinking", re.IGNORECASE)
+# What no sentence has: an article before a preposition, a preposition before a verb, the same word twice.
+_SALAD = re.compile(r"\b(?:(?:the|an|my|your|our|their|every) (?:of|to|in|on|at|by|for|from|with|and|or|but|is|are|was|were|that|it|he|she|they|we|you|as|be|if)"
+                    r"|(?:of|at|from|with|into|for|by) (?:and|or|is|are|was|were|of|but|if|to|for|as)|(?:and|or|but) (?:of|or|is of)|to (?:of|and|is|are|was|were|in|it is)|([a-z]{3,}) \1)\b", re.IGNORECASE)
 
 
 @functools.lru_cache(maxsize=1 << 16)  # words repeat
@@ -559,18 +569,21 @@ class Text:
 
   @functools.cached_property
   def honest(self):
-    """0 if the text addresses whoever grades it, else 1. "Give me full marks." -> 0"""
-    return 0.0 if not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
+    """0 if the text addresses whoever grades it or is a form that was not filled in, else 1. "Give me full marks." -> 0, "[your answer]" -> 0"""
+    blank = len(self.words) < 12 and _PLACEHOLDER.search(self.text)
+    return 0.0 if blank or not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
 
   @functools.cached_property
   def prose(self):
     """Share of sentences of 3 to 50 words, faded out where words are not woven by function words and numbers. "cat dog sun moon" -> 0"""
     woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
-    return sum(3 <= len(words) <= 50 for _, words, _ in self.sentences) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
+    salad = len(_SALAD.findall(self.text))
+    return max(0.0, 1 - 10 * salad / max(1, len(self.words))) * sum(3 <= len(words) <= 50 for _, words, _ in self.sentences) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
 
 
 def _equations(text):
   """{stated equation: does it hold}, of the first 40. "6 * 7 = 42, 2 + 2 = 5" -> {("6 * 7", "42"): True, ("2 + 2", "5"): False}"""
+  text = _MEASURE.sub("", text)
   found, at = {}, text.find("=")
   while at >= 0 and len(found) < 40:
     window = text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
@@ -586,6 +599,7 @@ def _equations(text):
   return found
 
 
+_MEASURE = re.compile(r"(?<=\d) (?:[a-zA-Z]{2,12}|[ΩAVWNJCKmgsh])(?= [-+*/×÷=])")  # 2 A * 6 Ω = 12 V, 12 rows * 15 trees = 180 trees
 _RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)(%?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
 _STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(%?)")
 
@@ -744,16 +758,19 @@ def open_ended(row):
   form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
   overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
   shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
-  relevance = max(0.0, 0.1 + 0.75 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5
+  relevance = max(0.0, 0.35 + 0.5 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5  # good text need not share a word: that is neutral, not bad
   much = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12) * min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
   quality = 0.5 + 0.5 * (much * (0.9 if formed else text.prose)) ** (1 / 3)
+  # what the question has not, or much of what it has (a summary): a quarter of a text's words, a tenth of a long one's
+  said = sum(len(s) > 1 for s in text.stems - asked) + max(0, len(text.stems & asked) - (0 if formed and n < 12 else 4))
+  dense = 1.0 if code or n < 4 else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
   novelty = min(1.0, 0.5 + 2 * len(text.stems - asked) / max(1, len(text.stems))) * (1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples)))
   woven = lambda words: code or len(words) < 8 or 10 * sum(map(_FUNCTION.__contains__, words)) >= len(words)
   full = 1.0 if formed and n < 12 else sum(len(words) for _, words, stems in text.sentences if stems and woven(words)) / n
   echo = list(map(asked.__contains__, map(_stem, text.words)))  # a run of the question's words is a list of keywords
   full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
-  return min(1.0, relevance * quality * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
+  return min(1.0, relevance * quality * dense * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
 
 
 def judge_(row):
@@ -1035,7 +1052,10 @@ def _evaluate(prompt, completion, answer, task, preset, weights, confidence_give
   values = {name: value for name in names if (value := COMPONENTS[name](row)) is not None}
   shares, floor = _shares(preset, weights, tuple(values), judged)
   exact = row.parsed.format == "exact"
-  factor = (1.0 if exact else 0.75) if not row.checked or not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
+  if not row.checked:
+    factor = (1.0 if exact else 0.75) * (0.5 + min(0.5, values["open_ended"]))  # a trace is worth half where it leads to nothing
+  else:
+    factor = (1.0 if exact else 0.75) if not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
   return values, {name: factor * share * values[name] for name, share in shares.items()}
 
 
