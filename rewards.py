@@ -651,7 +651,8 @@ class Row:
     # whether the trace ends at the answer; more than three words, or yes and no, need not be said again
     said = {_stem(w) or w for w in self.answer.words[:4]}
     self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:])
-    self.steps = self.fresh = self.held = spent = 0
+    self.steps = self.fresh = self.held = spent = restated = 0
+    self.shown = False  # whether an equation that holds ends at the answer
     known, seen, touched, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), {}
     for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
       stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
@@ -659,15 +660,19 @@ class Row:
       new = sum(map(str.isalpha, unseen))
       new += 2 * (new < len(unseen) and any(map(str.isalpha, stems & known)))  # a number, of something that is spoken of
       ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
-      if (new or right or ends) and not stems.isdisjoint(known) and numbers <= len(words) / 2 + 3 * len(stated) + 1:
-        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + new, self.held + right, spent + len(words)
+      tied = 1.0 if not stems.isdisjoint(known) else 0.0 if self.checked else 0.5  # a plan may speak of what is not there yet
+      if (new or right or ends) and tied and numbers <= len(words) - sum(w[0].isdigit() for w in words) + 2 * len(stated) + 1:
+        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + tied * new, self.held + right, spent + tied * len(words)
         touched |= stems & self.prompt.stems
         known |= stems
+        self.shown = self.shown or any(_stem(result) in said for (_, result), holds in stated.items() if holds)
+      elif stems and stems <= self.prompt.stems:
+        restated += len(words) / 2
       equations |= stated
       seen |= stems
     self.original = 0.2 if len(self.answer.words) > 10 and len(self.answer.triples & self.trace.triples) > 0.6 * len(self.answer.triples) else 1.0
     # equations; words of the prompt that the steps take up; share of the trace that is steps
-    self.stated, self.touched, self.share = len(equations), len(touched), spent / max(1, len(self.trace.words))
+    self.stated, self.touched, self.share = len(equations), len(touched), (spent + min(restated, spent)) / max(1, len(self.trace.words))
 
 
 def correctness(row):
@@ -703,7 +708,7 @@ def trace(row):
   """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the trace that
   is steps, the share of equations that hold, coherence, 0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
   "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0"""
-  substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
+  substance = min(1.0, (row.fresh + 3 * min(row.held, 2) + row.shown) / 6)
   true = row.held / row.stated if row.stated else 1.0
   return substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
 
