@@ -31,6 +31,7 @@ import dataclasses
 import functools
 import hashlib
 import http.client
+import itertools
 import json
 import math
 import operator
@@ -103,12 +104,11 @@ def parse(completion):
       break
   tags = [(m[0], m.start(), m.end()) for m in _TAG.finditer(completion, 0, end)]
   names = [name for name, _, _ in tags]
-  defects = [f"{'repeated' if t in names else 'no'} {t}" for t in _TAGS if names.count(t) != 1]
   if names == _TAGS:
-    outside = any(completion[a:b].strip() for a, b in ((0, tags[0][1]), (tags[1][2], tags[2][1]), (tags[3][2], end)))
-    defects += ["text outside the blocks"] if outside else []
-  elif not defects:
-    defects.append("tags out of order")
+    outside = completion[:tags[0][1]] + completion[tags[1][2]:tags[2][1]] + completion[tags[3][2]:end]
+    defects = ["text outside the blocks"] if outside.strip() else []
+  else:
+    defects = [f"{'repeated' if t in names else 'no'} {t}" for t in _TAGS if names.count(t) != 1] or ["tags out of order"]
   blocks, open_since = {"<reasoning>": [], "<answer>": []}, None
   for (name, _, start), (after, stop, _) in zip(tags, (tags + [("", end, end)])[1:], strict=True):
     if after == "</" + name[1:]:
@@ -528,17 +528,18 @@ _MARKERS = set("""step steps first firstly second secondly third next then final
     basically literally honestly truly somewhat rather certainly surely words word text texts sentence mention mentioned mentions place general particular fact idea
     happen happens happening able best better long short always never often sometimes said say says told tell some others another kind kinds type types part parts
     option options choose choosing choice consideration carefully considered decision decide matter matters case cases point points detail details""".split())
-_TO_GRADER = set("grader judge evaluator evaluators verifier rater marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award answer response".split())
-_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|every|an?|expert|human) (?:grader|evaluator|verifier|rater)s?|judges? (?:will|would|should|must|can) (?:see|find|agree|note|accept|give|rate|score)|(?:answer|response) is (?:very )?(?:helpful|excellent|perfect|flawless|outstanding|of (?:the )?high)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
+_TO_GRADER = set("grader judge evaluator evaluators verifier rater marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award helpful excellent perfect flawless outstanding".split())
+_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|every|an?|expert|human) (?:grader|evaluator|verifier|rater)s?|judges? (?:will|would|should|must|can) (?:see|find|agree|note|accept|give|rate|score)|(?:answer|response) is (?:very )?(?:helpful|excellent|perfect|flawless|outstanding)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
                      r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)|score: ?(?:10|1\.0|100)"
                      r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
                      r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
 
 
 _PLACEHOLDER = re.compile(r"\[(?:insert|your|add|put|write|fill|the|an?) [a-z ]{2,60}\]|\b(?:goes|your [a-z]+|insert [a-z ]{0,30}|thinking|text) here\b|^(?:the )?final answer$|step-by-step thinking", re.IGNORECASE)
-# What no sentence has: an article before a preposition, a preposition before a verb, the same word twice.
-_SALAD = re.compile(r"\b(?:(?:the|an|my|your|our|their|every) (?:of|to|in|on|at|by|for|from|with|and|or|but|is|are|was|were|that|it|he|she|they|we|you|as|be|if)"
-                    r"|(?:of|at|from|with|into|for|by) (?:and|or|is|are|was|were|of|but|if|to|for|as)|(?:and|or|but) (?:of|or|is of)|to (?:of|and|is|are|was|were|in|it is)|([a-z]{3,}) \1)\b", re.IGNORECASE)
+# Pairs of words that no sentence has: an article before a preposition, a preposition before a verb.
+_SALAD = {(a, b) for befores, afters in (("the an my your our their every", "of to in on at by for from with and or but is are was were that it he she they we you as be if"),
+                                         ("of at from with into for by", "and or is are was were of but if to for as"), ("and or but", "of or"), ("to", "of and is are was were in"))
+          for a in befores.split() for b in afters.split()}
 
 
 @functools.lru_cache(maxsize=1 << 16)  # words repeat
@@ -563,6 +564,12 @@ class Text:
     return set(zip(self.words, self.words[1:], self.words[2:], strict=False))
 
   @functools.cached_property
+  def forms(self):
+    """(name, test) of the forms that a question asks for in its first paragraph."""
+    asking = set(_WORD.findall(self.text.partition("\n\n")[0].lower()))
+    return [(name, has) for name, words, has in _FORMS if words & asking]
+
+  @functools.cached_property
   def variety(self):
     """Share of distinct word triples, squared: 1 when nothing repeats, near 0 for a loop. "a b c a b c a b c" -> 0.18"""
     return (len(self.triples) / (len(self.words) - 2)) ** 2 if len(self.words) > 2 else 1.0
@@ -577,8 +584,10 @@ class Text:
   def prose(self):
     """Share of sentences of 3 to 50 words, faded out where words are not woven by function words and numbers. "cat dog sun moon" -> 0"""
     woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
-    salad = len(_SALAD.findall(self.text))
-    return max(0.0, 1 - 10 * salad / max(1, len(self.words))) * sum(3 <= len(words) <= 50 for _, words, _ in self.sentences) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
+    after = self.words[1:]
+    salad = 0 if _SALAD.isdisjoint(zip(self.words, after)) else sum(map(_SALAD.__contains__, zip(self.words, after)))
+    salad += sum(map(str.isalpha, itertools.compress(after, map(operator.eq, self.words, after))))  # the same word twice
+    return max(0.0, 1 - 10 * salad / max(1, len(self.words))) * sum([3 <= len(words) <= 50 for _, words, _ in self.sentences]) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
 
 
 def _equations(text):
@@ -661,11 +670,11 @@ class Row:
       new += 2 * (new < len(unseen) and any(map(str.isalpha, stems & known)))  # a number, of something that is spoken of
       ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
       tied = 1.0 if not stems.isdisjoint(known) else 0.0 if self.checked else 0.5  # a plan may speak of what is not there yet
-      if (new or right or ends) and tied and numbers <= len(words) - sum(w[0].isdigit() for w in words) + 2 * len(stated) + 1:
+      if (new or right or ends) and tied and (numbers < 2 or numbers <= sum(map(str.isalpha, words)) + 2 * len(stated) + 1):
         self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + tied * new, self.held + right, spent + tied * len(words)
         touched |= stems & self.prompt.stems
         known |= stems
-        self.shown = self.shown or any(_stem(result) in said for (_, result), holds in stated.items() if holds)
+        self.shown = self.shown or bool(stated) and any(_stem(result) in said for (_, result), holds in stated.items() if holds)
       elif stems and stems <= self.prompt.stems:
         restated += len(words) / 2
       equations |= stated
@@ -736,6 +745,7 @@ def confidence(row):
 
 
 # What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (its text, its number of words, whether it looks like code) has it.
+_DIGITS = set("0123456789")  # they number a list
 _SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
 _FORMS = [(name, set(words.split()), has) for name, has, words in (
     ("code", lambda text, n, code: code, "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json"),
@@ -755,23 +765,23 @@ def open_ended(row):
   text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
   if not n:
     return 0.0
-  asking = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower()) if "\n\n" in row.prompt.text else row.prompt.words)
   code = len(_SYMBOL.findall(text.text)) > 1
-  forms = {name: has(text, n, code) for name, words, has in _FORMS if words & asking}
+  forms = {name: has(text, n, code) for name, has in row.prompt.forms}
   brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
   formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
   form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
   overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
   shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
   relevance = max(0.0, 0.35 + 0.5 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5  # good text need not share a word: that is neutral, not bad
-  much = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12) * min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
+  much = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12) * min(1.0, 0.25 + len([s for s in text.stems if len(s) > 4 or s.isdigit()]) / 6)
   quality = 0.5 + 0.5 * (much * (0.9 if formed else text.prose)) ** (1 / 3)
   # what the question has not, or much of what it has (a summary): a quarter of a text's words, a tenth of a long one's
-  said = sum(len(s) > 1 for s in text.stems - asked) + max(0, len(text.stems & asked) - (0 if formed and n < 12 else 4))
+  new = len(text.stems - asked)
+  said = new - len(_DIGITS & text.stems) + max(0, len(text.stems) - new - (0 if formed and n < 12 else 4))
   dense = 1.0 if code or n < 4 else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
-  novelty = min(1.0, 0.5 + 2 * len(text.stems - asked) / max(1, len(text.stems))) * (1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples)))
+  novelty = min(1.0, 0.5 + 2 * new / max(1, len(text.stems))) * (1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples)))
   woven = lambda words: code or len(words) < 8 or 10 * sum(map(_FUNCTION.__contains__, words)) >= len(words)
-  full = 1.0 if formed and n < 12 else sum(len(words) for _, words, stems in text.sentences if stems and woven(words)) / n
+  full = 1.0 if formed and n < 12 else sum([len(words) for _, words, stems in text.sentences if stems and woven(words)]) / n
   echo = list(map(asked.__contains__, map(_stem, text.words)))  # a run of the question's words is a list of keywords
   full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
@@ -1047,18 +1057,23 @@ def _shares(preset, weights, names, judged):
   return shares, sum(checked[name] for name in SURE if name in checked) / sum(checked.values()) if weights["correctness"] else 0.0
 
 
+@functools.cache
+def _applicable(preset, judged, checked):
+  return [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if checked else NEED_CHECK)]
+
+
 @functools.lru_cache(maxsize=4096)  # the reward functions of a preset ask for the same row one after the other
 def _evaluate(prompt, completion, answer, task, preset, weights, confidence_given, verdict_given):
   """(component values, contributions that add up to the total) of a row, for the components that apply to it."""
   row = Row(prompt, completion, answer, task, confidence_given, verdict_given)
   judged = verdict_given is not None
   weights = tuple((name, weight) for name, weight in weights if name != "judge" or judged)
-  names = [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if row.checked else NEED_CHECK)]
+  names = _applicable(preset, judged, row.checked)
   values = {name: value for name in names if (value := COMPONENTS[name](row)) is not None}
   shares, floor = _shares(preset, weights, tuple(values), judged)
   exact = row.parsed.format == "exact"
   if not row.checked:
-    factor = (1.0 if exact else 0.75) * (0.5 + min(0.5, values["open_ended"]))  # a trace is worth half where it leads to nothing
+    factor = (1.0 if exact else 0.75) * (0.3 + min(0.7, 1.4 * values["open_ended"]))  # a trace that leads to nothing is worth little
   else:
     factor = (1.0 if exact else 0.75) if not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
   return values, {name: factor * share * values[name] for name, share in shares.items()}
