@@ -133,13 +133,14 @@ def parse(completion):
 # Spellings of units, each with what it measures and its factor to that. Other nouns ("eggs") compare as words.
 _UNITS = {name: (group.split()[0], Fraction(factor or 1))
           for group in """m |1609.344 mi mile |.3048 ft foot feet |.0254 in inch inche |.9144 yd yard; g |1000 kilo |1000000 t ton tonne |453.59237 lb pound |28.349523125 oz ounce
-    ; s sec |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year |120 decade; l |3.785411784 gallon gal |.946352946 quart |.473176473 pint |.2365882365 cup; j |3600 wh |3600000 kwh |3600000000 megawh; $ usd dollar buck |.01 ¢ cent
-    ; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
+    ; s sec |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year |120 decade; l |3.785411784 gallon gal |.946352946 quart |.473176473 pint |.2365882365 cup
+    ; j |3600 wh |3600000 kwh |3600000000 megawh; $ usd dollar buck |.01 ¢ cent; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
     ; cad canadian; aud australian; nzd; hkd; sgd; mxn mexican""".split(";")
           for unit in group.split("|") for factor, names in [re.match(r"([\d.]*)(.*)", unit, re.DOTALL).groups()] for name in names.split()}
 for _short, *_long in map(str.split, """m meter metre; g gram gramme; s second; l liter litre; w watt; j joule; n newton; v volt; a amp ampere; hz hertz; pa pascal
     ; ω ohm; ev electronvolt; mol mole; cal calorie; byte; bit""".split(";")):
-  for _factor, *_prefixes in ((1, "", ""), (1000, "k", "kilo"), (".01", "c", "centi"), (".001", "m", "milli"), ("1e-6", "μ", "micro"), ("1e-9", "n", "nano"), (10**6, "mega", "mega"), (10**9, "g", "giga")):
+  for _factor, *_prefixes in ((1, "", ""), (1000, "k", "kilo"), (".01", "c", "centi"), (".001", "m", "milli"), ("1e-6", "μ", "micro"), ("1e-9", "n", "nano"),
+                              (10**6, "mega", "mega"), (10**9, "g", "giga")):
     _UNITS |= {_prefixes[name != _short or name in ("byte", "bit")] + name: (_short, Fraction(_factor)) for name in (_short, *_long)}
 _US = {"us", "american", "metric", "full", "whole", "additional", "extra"}  # words before a unit that leave it what it is; a light year is no year
 _PER = {"/", "per", "a", "an", "every"}
@@ -164,18 +165,22 @@ _NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€
 _PART = re.compile(rf"(?:(an?|one)[ -]|({'|'.join(list(_WORDS)[2:10])})[ -])?({'|'.join(_PARTS)})(s?)(?![^\W_])(?: (?:of )?an?(?= ))?")
 _UNIT = re.compile(r"([^\W\d_]+|[°%‰$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
 _IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
-_COMPOUNDS = [(_IN_ALL, "")] + [(re.compile(p), r) for p, r in ((r"\bkmph\b|\bkph\b|\bkmh\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\b(sq|cu)\.", r"\1"),
+_COMPOUNDS = [(_IN_ALL, "")] + [(re.compile(p), r) for p, r in (
+    (r"\b(?:kmph|kph|kmh)\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\b(sq|cu)\.", r"\1"),
     (r"(?<=[a-z]) squared\b", "^2"), (r"(?<=[a-z]) cubed\b", "^3"))]
 _JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
                      r"(?: is| equals|:|=| )*|it is |it's |a total of |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?(?!.*(?:[,;]|or|and) ?[a-z] ?=)|\((?:x, ?y|a, ?b)\) ?= ?|= ?)")
 _SUFFIX = re.compile(r" is (?:the|my) (?:final |correct )?(?:answer|result|total)$")
 # A sentence that states one thing: "the total cost is", "each student gets", "Tom will have sold". Verbs are few, so that none takes it back.
-_SAYS = re.compile(r"(?:so,? )?((?:[a-z']+,? ){1,6}?)(?:will |would |can |could |must )?(is|was|are|were|be(?= )|equals|comes to|has|have|had|needs?|gets?|got|gives?|gave|earns?|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?"
-                   r"|took|sells?|sold|buys?|bought|weighs?|travels?|ran|runs?|walks?|walked|saves?|saved|collects?|collected|contains?|holds?|receives?|received|scores?|scored|find that [a-z] =)(?: called| named)? (?!would|will|could|of|per|is|was|in )(.+)")
-_NOT_SAID = _NOT_UNITS | set("negative inverse reciprocal square cube only failed unknown before after next previous guess lie remove".split())
+_SAYS = re.compile(r"(?:so,? )?((?:[a-z']+,? ){1,6}?)(?:will |would |can |could |must )?(is|was|are|were|be(?= )|equals|comes to|has|have|had|needs?|gets?|got|gives?|gave"
+                   r"|earns?|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sells?|sold|buys?|bought|weighs?|travels?|ran|runs?|walks?|walked|saves?|saved|collects?"
+                   r"|collected|contains?|holds?|receives?|received|scores?|scored|find that [a-z] =)(?: called| named)? (?!would|will|could|of|per|is|was|in )(.+)")
+_NOT_SAID = _NOT_UNITS | set("""negative inverse reciprocal square cube only failed unknown before after next previous guess lie remove think believe doubt hardly rarely cannot
+    deny unlikely suppose assume assuming say says said claim claims might may try hope wish what which whether who when where how why""".split())
 _RANGE = re.compile(r"between (.+) and (.+)|(?:from )?(.+?)(?: ?- ?| to | through )(.+)")
-_BOUNDS = {">": "> more_than greater_than over above", "<": "< less_than fewer_than under below", ">=": ">= ≥ at_least no_less_than no_fewer_than greater_than_or_equal_to", "<=": "<= ≤ at_most no_more_than up_to less_than_or_equal_to"}
+_BOUNDS = {">": "> more_than greater_than over above", ">=": ">= ≥ at_least no_less_than no_fewer_than greater_than_or_equal_to",
+           "<": "< less_than fewer_than under below", "<=": "<= ≤ at_most no_more_than up_to less_than_or_equal_to"}
 _BOUNDS = {spelling.replace("_", " "): sign for sign, spellings in _BOUNDS.items() for spelling in spellings.split()}
 _BOUND = re.compile(rf"(?:([a-z]) ?(?:is )?)?({'|'.join(sorted(_BOUNDS, reverse=True))}) ?(.+)")
 _FLIPPED = re.compile(r"(.+?) ?([<>]=?|[≤≥]) ?([a-z])")
@@ -196,11 +201,13 @@ _SUPER = re.compile("[⁰¹²³⁴-⁹⁻]+")
 _PLAIN = str.maketrans({"−": "-", "–": "-", "‒": "-", "—": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "⁄": "/", **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad")})
 _LATEX = [(re.compile(p), r) for p, r in (
     (r"\\sqrt ?\{([^{}]*)\}", r"√(\1)"), (r"\\sqrt", "√"), (r"\\pi(?![a-z])", "π"), (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"),
-    (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\\leq?(?![a-z])", "≤"), (r"\\geq?(?![a-z])", "≥"), (r"\\pm(?![a-z])", "±"), (r"\{,\}", ","),
+    (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","),
+    (r"\\leq?(?![a-z])", "≤"), (r"\\geq?(?![a-z])", "≥"), (r"\\pm(?![a-z])", "±"),
     (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "), (r"\\([%$#&{}_])", r"\1"))]
 # Before the case is lost: 1.5M people, but 1.5 m; 5 MW, but 5 mW; 2 A
 _CASES = [(re.compile(r"(?<=\d)" + p), r) for p, r in (
-    (r" ?M(?![\w/])", " million"), (r" ?([kKMG])B\b", r" \1byte"), (r" ?([kKMG])b\b", r" \1bit"), (r" ?[Kk](?=byte|bit)", " kilo"), (r" ?G(?=byte|bit)", " giga"), (r" ?M(?=(?:byte|bit|Wh?|Hz|N|Pa|J|e?V|A|Ω|m)\b)", " mega"),
+    (r" ?M(?![\w/])", " million"), (r" ?([kKMG])B\b", r" \1byte"), (r" ?([kKMG])b\b", r" \1bit"), (r" ?[Kk](?=byte|bit)", " kilo"),
+    (r" ?G(?=byte|bit)", " giga"), (r" ?M(?=(?:byte|bit|Wh?|Hz|N|Pa|J|e?V|A|Ω|m)\b)", " mega"),
     (r" ?A(?! ?\w)", " amp"), (r" ?Nm\b", " n m"), (r" ?H(?! ?\w)", " henry"), (r" ?T(?! ?\w)", " tesla"), (r" ?S(?! ?\w)", " siemens"))]
 # Roots and pi stay text, in one spelling: "2 * sqrt(3)" -> "2√3".
 _SURDS = [(re.compile(p), r) for p, r in ((r"\b(?:the )?square root of (?=\d)|\bsqrt ?|√ ?", "√"), (r"√\((\w+)\)", r"√\1"), (r"(?<![a-z])pi\b", "π"),
@@ -252,9 +259,11 @@ def _unit(text, currency=""):
   text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _COMPOUNDS, text)
   lead = _UNIT.findall(currency)
   found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1), w[-1] == "s" and len(w) > 1) for w, e in lead + _UNIT.findall(text)]
-  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[len(lead)][0] not in _UNITS or len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, *_ in found):
+  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[len(lead)][0] not in _UNITS:
     return None
-  noun = lambda i: 0 <= i < len(found) and not (found[i][0] in _UNITS or found[i][0] in _PER or found[i][0] in ("of", "the", "each", "square", "sq", "cubic"))
+  if len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, *_ in found):
+    return None
+  noun = lambda i: 0 <= i < len(found) and found[i][0] not in _UNITS and found[i][0] not in _PER | {"of", "the", "each", "square", "sq", "cubic"}
   nouns, powers, factor, sign, square, head, counted = set(), collections.Counter(), Fraction(1), 1, 1, "", True
   for i, (name, power, plural) in enumerate(found):
     if name in _PER:
@@ -370,7 +379,8 @@ def _read(text):
     return value
   if m := _YES_NO.fullmatch(text):
     yes = m[1] in ("yes", "true")
-    rest = set(_TOKEN.findall(re.sub(r"\b(?:it|that|this)(?: is|'s) " + ("(?:true|correct|right)" if yes else "(?:not true|not correct|not right|false|wrong|incorrect)"), "", m[2] or m[3] or "")))
+    agreed = r"\b(?:it|that|this)(?: is|'s) " + ("(?:true|correct|right)" if yes else "(?:not true|not correct|not right|false|wrong|incorrect)")
+    rest = set(_TOKEN.findall(re.sub(agreed, "", m[2] or m[3] or "")))
     denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true", "false", "correct"}
     short = re.fullmatch(_SHORT, m[2] or m[3] or "")
     return None if rest & (denied | _HEDGES | {"?"}) or (m[2] or "").startswith("or ") or short and yes == bool(short[1]) else Value("yes_no", yes, None)
@@ -378,9 +388,10 @@ def _read(text):
     return Value("choice", m[1] or m[3], m[2] or "")
   *lefts, right = text.split("=")
   if 0 < len(lefts) < 6 and (number := _read_number(right.strip())):  # "6 * 7 = 42", if it holds
-    values = [_arithmetic(left) or (n := _read_number(left.strip())) and (n.unit == _BARE or _equal(n, number)) and n.value * n.unit[2] / number.unit[2] ** (n.unit != _BARE) for left in lefts]
-    names = [re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", left.strip()) and not _NOT_UNITS & set(left.split()) for left in lefts]
-    if all(value == number.value or name and i == 0 for i, (value, name) in enumerate(zip(values, names, strict=True))):
+    named = re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", lefts[0].strip()) and _NOT_UNITS.isdisjoint(lefts[0].split())
+    lefts = [left.strip() for left in lefts[bool(named):]]
+    sides = [(_arithmetic(_MEASURE.sub("", left + " =")[:-1]), _read_number(left)) for left in lefts]
+    if all(value == number.value or n and (n.unit != _BARE or n.value == number.value) and _equal(n, number) for value, n in sides):
       return number
   if (m := _says(text)) and (number := _read_number(m[3])):
     return number
@@ -474,7 +485,7 @@ def _equal(got, want, tolerance=0):
   if got.kind == "range":
     return all(map(_equal, got.value, want.value))
   if got.kind == "bound":
-    return got.value[0] == want.value[0] and _equal(got.value[1], want.value[1]) and None in (got.unit, want.unit, got.unit if got.unit != want.unit else None)
+    return got.value[0] == want.value[0] and _equal(got.value[1], want.value[1]) and (got.unit == want.unit or None in (got.unit, want.unit))
   return got.value == want.value and (got.kind != "time" or got.unit == want.unit or "0" in (got.unit, want.unit))
 
 
@@ -484,9 +495,8 @@ def _same(text, reference, tolerance=0):
   if len(variables) > 1:
     return False
   got, want = _read(text), _read(reference)
-  if got and want and got.kind == "text" != want.kind or got and got != want and got.kind == "text" and len(got.value) > len(want.value):
-    m = _says(_clean(text))
-    got = _read(m[3]) if m and m[2] in ("is", "was", "are", "were", "be") else got  # the color is red; but "red" is not "the color is red"
+  if got and got.kind == "text" and got != want and (m := _says(_clean(text))) and m[2] in ("is", "was", "are", "were", "be"):
+    got = _read(m[3])  # "the color is red" says red; the other way round it says too little
   return _equal(got, want, tolerance)
 
 
@@ -528,17 +538,20 @@ _MARKERS = set("""step steps first firstly second secondly third next then final
     basically literally honestly truly somewhat rather certainly surely words word text texts sentence mention mentioned mentions place general particular fact idea
     happen happens happening able best better long short always never often sometimes said say says told tell some others another kind kinds type types part parts
     option options choose choosing choice consideration carefully considered decision decide matter matters case cases point points detail details""".split())
-_TO_GRADER = set("grader judge evaluator evaluators verifier rater marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award helpful excellent perfect flawless outstanding".split())
-_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|every|an?|expert|human) (?:grader|evaluator|verifier|rater)s?|judges? (?:will|would|should|must|can) (?:see|find|agree|note|accept|give|rate|score)|(?:answer|response) is (?:very )?(?:helpful|excellent|perfect|flawless|outstanding)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
+_TO_GRADER = set("""grader judge evaluator evaluators verifier rater marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award helpful excellent
+    perfect flawless outstanding""".split())
+_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|every|an?|expert|human) (?:grader|evaluator|verifier|rater)s?"
+                     r"|judges? (?:will|would|should|must|can) (?:see|find|agree|note|accept|give|rate|score)"
+                     r"|(?:answer|response) is (?:very )?(?:helpful|excellent|perfect|flawless|outstanding)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
                      r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)|score: ?(?:10|1\.0|100)"
                      r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
                      r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
-
-
-_PLACEHOLDER = re.compile(r"\[(?:insert|your|add|put|write|fill|the|an?) [a-z ]{2,60}\]|\b(?:goes|your [a-z]+|insert [a-z ]{0,30}|thinking|text) here\b|^(?:the )?final answer$|step-by-step thinking", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"\[(?:insert|your|add|put|write|fill|the|an?) [a-z ]{2,60}\]|\b(?:goes|your [a-z]+|insert [a-z ]{0,30}|thinking|text) here\b"
+                          r"|^(?:the )?final answer$|step-by-step thinking", re.IGNORECASE)
 # Pairs of words that no sentence has: an article before a preposition, a preposition before a verb.
-_SALAD = {(a, b) for befores, afters in (("the an my your our their every", "of to in on at by for from with and or but is are was were that it he she they we you as be if"),
-                                         ("of at from with into for by", "and or is are was were of but if to for as"), ("and or but", "of or"), ("to", "of and is are was were in"))
+_SALAD = {(a, b) for befores, afters in (
+    ("the an my your our their every", "of to in on at by for from with and or but is are was were that it he she they we you as be if"),
+    ("of at from with into for by", "and or is are was were of but if to for as"), ("and or but", "of or"), ("to", "of and is are was were in"))
           for a in befores.split() for b in afters.split()}
 
 
@@ -562,12 +575,6 @@ class Text:
   @functools.cached_property
   def triples(self):
     return set(zip(self.words, self.words[1:], self.words[2:], strict=False))
-
-  @functools.cached_property
-  def forms(self):
-    """(name, test) of the forms that a question asks for in its first paragraph."""
-    asking = set(_WORD.findall(self.text.partition("\n\n")[0].lower()))
-    return [(name, has) for name, words, has in _FORMS if words & asking]
 
   @functools.cached_property
   def variety(self):
@@ -608,7 +615,7 @@ def _equations(text):
   return found
 
 
-_MEASURE = re.compile(r"(?<=\d) (?:[a-zA-Z]{2,12}|[ΩAVWNJCKmgsh])(?= [-+*/×÷=])")  # 2 A * 6 Ω = 12 V, 12 rows * 15 trees = 180 trees
+_MEASURE = re.compile(r"(?<=\d) (?:[a-zA-Z]{2,12}|[ΩωAVWNJCKmgsh])(?= [-+*/×÷=])")  # 2 A * 6 Ω = 12 V, 12 rows * 15 trees = 180 trees
 _RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)(%?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
 _STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(%?)")
 
@@ -744,46 +751,32 @@ def confidence(row):
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 
-# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (its text, its number of words, whether it looks like code) has it.
 _DIGITS = set("0123456789")  # they number a list
 _SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
-_FORMS = [(name, set(words.split()), has) for name, has, words in (
-    ("code", lambda text, n, code: code, "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json"),
-    ("list", lambda text, n, code: len(text.sentences) > 2 or text.text.count(",") + text.text.count(";") > 2,
-     "list ideas suggest suggestions tips names examples questions steps ways ingredients recipe instructions itinerary schedule outline plan words sentences"),
-    ("long", lambda text, n, code: n > 24, """story essay paragraph post article describe description explain explanation poem song lyrics blog speech review detail detailed
-     discuss letter email advice how"""),
-    ("brief", lambda text, n, code: n < 46, """classify categorize genre true identify determine detect sentiment single sentence tweet title headline name word convert rewrite
-     translate fill complete summarize summarise paraphrase number what who when where output"""))]
 
 
 def open_ended(row):
-  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace, and the form that was
-  asked for) times quality (length, specificity, prose; soon saturated), times the gates variety, novelty (not the prompt again), originality (not the
-  trace again), substance (no filler, no loose words), trace and grader. No criterion pays alone.
-  A poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, something else -> below 0.3"""
+  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace; none is neutral) times
+  prose, density (words that are neither the question's nor say nothing), variety, novelty (not the prompt again), originality (not the trace
+  again), substance (no filler), trace and grader. No criterion pays alone.
+  A poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, filler -> below 0.2"""
   text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
   if not n:
     return 0.0
   code = len(_SYMBOL.findall(text.text)) > 1
-  forms = {name: has(text, n, code) for name, has in row.prompt.forms}
-  brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
-  formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
-  form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
+  formed = code or n < 8 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
   overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
   shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
-  relevance = max(0.0, 0.35 + 0.5 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5  # good text need not share a word: that is neutral, not bad
-  much = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12) * min(1.0, 0.25 + len([s for s in text.stems if len(s) > 4 or s.isdigit()]) / 6)
-  quality = 0.5 + 0.5 * (much * (0.9 if formed else text.prose)) ** (1 / 3)
+  relevance = (0.5 + 0.5 * math.sqrt(min(1.0, 5 * shared))) ** 1.5  # good text need not share a word: that is neutral, not bad
+  quality = 0.3 + 0.7 * (0.9 if formed else text.prose) ** (1 / 3)
   # what the question has not, or much of what it has (a summary): a quarter of a text's words, a tenth of a long one's
   new = len(text.stems - asked)
-  said = new - len(_DIGITS & text.stems) + max(0, len(text.stems) - new - (0 if formed and n < 12 else 4))
+  said = new - len(_DIGITS & text.stems) + max(0, len(text.stems) - new - (0 if n < 8 else 4))
   dense = 1.0 if code or n < 4 else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
-  novelty = min(1.0, 0.5 + 2 * new / max(1, len(text.stems))) * (1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples)))
-  woven = lambda words: code or len(words) < 8 or 10 * sum(map(_FUNCTION.__contains__, words)) >= len(words)
-  full = 1.0 if formed and n < 12 else sum([len(words) for _, words, stems in text.sentences if stems and woven(words)]) / n
+  novelty = 1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples))
+  full = 1.0 if n < 8 else (sum([len(words) for _, words, stems in text.sentences if stems]) / n) ** 2
   echo = list(map(asked.__contains__, map(_stem, text.words)))  # a run of the question's words is a list of keywords
-  full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
+  full *= 1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n)
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
   return min(1.0, relevance * quality * dense * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
 
@@ -1072,8 +1065,8 @@ def _evaluate(prompt, completion, answer, task, preset, weights, confidence_give
   values = {name: value for name in names if (value := COMPONENTS[name](row)) is not None}
   shares, floor = _shares(preset, weights, tuple(values), judged)
   exact = row.parsed.format == "exact"
-  if not row.checked:
-    factor = (1.0 if exact else 0.75) * (0.3 + min(0.7, 1.4 * values["open_ended"]))  # a trace that leads to nothing is worth little
+  if not row.checked:  # whatever leads to nothing is worth little
+    factor = (1.0 if exact else 0.75) * (0.3 + min(0.7, 1.4 * values["open_ended"]) if shares["open_ended"] else 1.0)
   else:
     factor = (1.0 if exact else 0.75) if not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
   return values, {name: factor * share * values[name] for name, share in shares.items()}
