@@ -31,6 +31,7 @@ import dataclasses
 import functools
 import hashlib
 import http.client
+import itertools
 import json
 import math
 import operator
@@ -103,12 +104,11 @@ def parse(completion):
       break
   tags = [(m[0], m.start(), m.end()) for m in _TAG.finditer(completion, 0, end)]
   names = [name for name, _, _ in tags]
-  defects = [f"{'repeated' if t in names else 'no'} {t}" for t in _TAGS if names.count(t) != 1]
   if names == _TAGS:
-    outside = any(completion[a:b].strip() for a, b in ((0, tags[0][1]), (tags[1][2], tags[2][1]), (tags[3][2], end)))
-    defects += ["text outside the blocks"] if outside else []
-  elif not defects:
-    defects.append("tags out of order")
+    outside = completion[:tags[0][1]] + completion[tags[1][2]:tags[2][1]] + completion[tags[3][2]:end]
+    defects = ["text outside the blocks"] if outside.strip() else []
+  else:
+    defects = [f"{'repeated' if t in names else 'no'} {t}" for t in _TAGS if names.count(t) != 1] or ["tags out of order"]
   blocks, open_since = {"<reasoning>": [], "<answer>": []}, None
   for (name, _, start), (after, stop, _) in zip(tags, (tags + [("", end, end)])[1:], strict=True):
     if after == "</" + name[1:]:
@@ -130,14 +130,20 @@ def parse(completion):
 
 # ---------------------------------------------------------------- Reading an answer
 
-# Spellings of units, each with its factor to the first of its group, which names what they measure. Other nouns ("eggs") compare as words.
+# Spellings of units, each with what it measures and its factor to that. Other nouns ("eggs") compare as words.
 _UNITS = {name: (group.split()[0], Fraction(factor or 1))
-          for group in """m meter metre |1000 km kilometer kilometre |.01 cm centimeter centimetre |.001 mm millimeter millimetre |1609.344 mi mile
-    |.3048 ft foot feet |.0254 in inch inche |.9144 yd yard; g gram gramme |1000 kg kilogram kilo |.001 mg milligram |1000000 t ton tonne |453.59237 lb pound
-    |28.349523125 oz ounce; s sec second |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year; l liter litre |.001 ml milliliter millilitre
-    ; $ usd dollar buck |.01 ¢ cent; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
-    ; j joule |1000 kj kilojoule; w watt |1000 kw kilowatt; n newton; v volt; amp ampere; hz hertz; pa pascal; ω ohm""".split(";")
+          for group in """m |1609.344 mi mile |.3048 ft foot feet |.0254 in inch inche |.9144 yd yard; g |1000 kilo |1000000 t ton tonne |453.59237 lb pound |28.349523125 oz ounce
+    ; s sec |60 min minute |3600 h hr hour |86400 d day |604800 wk week; month |12 yr year |120 decade; l |3.785411784 gallon gal |.946352946 quart |.473176473 pint |.2365882365 cup
+    ; j |3600 wh |3600000 kwh |3600000000 megawh; $ usd dollar buck |.01 ¢ cent; € eur euro; £ gbp; ¥ jpy yen; ₹ inr rupee; % percent pct; c celsiu; f fahrenheit; k kelvin; ° degree deg
+    ; cad canadian; aud australian; nzd; hkd; sgd; mxn mexican""".split(";")
           for unit in group.split("|") for factor, names in [re.match(r"([\d.]*)(.*)", unit, re.DOTALL).groups()] for name in names.split()}
+for _short, *_long in map(str.split, """m meter metre; g gram gramme; s second; l liter litre; w watt; j joule; n newton; v volt; a amp ampere; hz hertz; pa pascal
+    ; ω ohm; ev electronvolt; mol mole; cal calorie; byte; bit""".split(";")):
+  for _factor, *_prefixes in ((1, "", ""), (1000, "k", "kilo"), (".01", "c", "centi"), (".001", "m", "milli"), ("1e-6", "μ", "micro"), ("1e-9", "n", "nano"),
+                              (10**6, "mega", "mega"), (10**9, "g", "giga")):
+    _UNITS |= {_prefixes[name != _short or name in ("byte", "bit")] + name: (_short, Fraction(_factor)) for name in (_short, *_long)}
+_US = {"us", "american", "metric", "full", "whole", "additional", "extra"}  # words before a unit that leave it what it is; a light year is no year
+_PER = {"/", "per", "a", "an", "every"}
 _SCALES = {"hundred": 100, "dozen": 12, "k": 10**3, "thousand": 10**3, "million": 10**6, "mn": 10**6, "billion": 10**9, "bn": 10**9, "trillion": 10**12}
 _WORDS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
 _WORDS |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
@@ -148,7 +154,7 @@ _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less mor
     however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x infinity
     nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past hundredth
     thousandth millionth""".split()) | set(_WORDS) | set(_PARTS) - {"quarter"} | set(_SCALES) - {"k"}
-_HEDGES = set("but however wait actually or maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
+_HEDGES = set("but however wait actually maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 _N = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d{0,2}(?:[ ]\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€£¥₹]?)[ ]?(?P<sign2>[-+]?)(?:
@@ -157,25 +163,38 @@ _NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€
   | (?P<n>{_N})(?:e(?P<e>[-+]?\d+)|[ ]?[x×*·][ ]?10\^(?P<p>[-+]?\d+))?
   )(?P<rest>.*)""", re.VERBOSE | re.ASCII | re.DOTALL)
 _PART = re.compile(rf"(?:(an?|one)[ -]|({'|'.join(list(_WORDS)[2:10])})[ -])?({'|'.join(_PARTS)})(s?)(?![^\W_])(?: (?:of )?an?(?= ))?")
-_UNIT = re.compile(r"([^\W\d_]+|[°%$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
+_UNIT = re.compile(r"([^\W\d_]+|[°%‰$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
 _IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
+_COMPOUNDS = [(_IN_ALL, "")] + [(re.compile(p), r) for p, r in (
+    (r"\b(?:kmph|kph|kmh)\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\b(sq|cu)\.", r"\1"),
+    (r"(?<=[a-z]) squared\b", "^2"), (r"(?<=[a-z]) cubed\b", "^3"))]
 _JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
-                     r"(?: is| equals|:|=| )*|it is |it's |a total of |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?|= ?)")
-# The start of a sentence that states one number: "the total cost is", "there are", "she has", "Tom sold". Verbs are few, so that none takes it back.
-_SAYS = re.compile(r"(?:(?:so|thus|therefore|hence|then|in total),? )?(?:(?:(?:the|an?|his|her|their|its|our|my|your) )?(?:(?:total|final|average|new) )?"
-                   r"(?:total|number|amount|sum|difference|product|quotient|average|mean|cost|price|profit|speed|distance|time|age|area|volume|perimeter|length|width|height|weight|value)"
-                   r"(?: of ([a-z]+)(?: ([a-z]+))?)? (?:is|was|equals|will be|comes to)|(?:it|there|they|we|you|i|he|she|(?:the )?([a-z]+)) "
-                   r"(?:is|are|was|were|has|have|will have|needs?|gets?|got|earns|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sold|bought)) ")
+                     r"(?: is| equals|:|=| )*|it is |it's |a total of |#+ |(?:in |the year )+(?=\d{4}$)|on (?=[a-z]+day$)|[a-z] ?= ?(?!.*(?:[,;]|or|and) ?[a-z] ?=)|\((?:x, ?y|a, ?b)\) ?= ?|= ?)")
+_SUFFIX = re.compile(r" is (?:the|my) (?:final |correct )?(?:answer|result|total)$")
+# A sentence that states one thing: "the total cost is", "each student gets", "Tom will have sold". Verbs are few, so that none takes it back.
+_SAYS = re.compile(r"(?:so,? )?((?:[a-z']+,? ){1,6}?)(?:will |would |can |could |must )?(is|was|are|were|be(?= )|equals|comes to|has|have|had|needs?|gets?|got|gives?|gave"
+                   r"|earns?|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sells?|sold|buys?|bought|weighs?|travels?|ran|runs?|walks?|walked|saves?|saved|collects?"
+                   r"|collected|contains?|holds?|receives?|received|scores?|scored|find that [a-z] =)(?: called| named)? (?!would|will|could|of|per|is|was|in )(.+)")
+_NOT_SAID = _NOT_UNITS | set("""negative inverse reciprocal square cube only failed unknown before after next previous guess lie remove think believe doubt hardly rarely cannot
+    deny unlikely suppose assume assuming say says said claim claims might may try hope wish what which whether who when where how why""".split())
+_RANGE = re.compile(r"between (.+) and (.+)|(?:from )?(.+?)(?: ?- ?| to | through )(.+)")
+_BOUNDS = {">": "> more_than greater_than over above", ">=": ">= ≥ at_least no_less_than no_fewer_than greater_than_or_equal_to",
+           "<": "< less_than fewer_than under below", "<=": "<= ≤ at_most no_more_than up_to less_than_or_equal_to"}
+_BOUNDS = {spelling.replace("_", " "): sign for sign, spellings in _BOUNDS.items() for spelling in spellings.split()}
+_BOUND = re.compile(rf"(?:([a-z]) ?(?:is )?)?({'|'.join(sorted(_BOUNDS, reverse=True))}) ?(.+)")
+_FLIPPED = re.compile(r"(.+?) ?([<>]=?|[≤≥]) ?([a-z])")
+_OR_MORE = re.compile(r"(.+?) or (?:(more|greater|higher|above)|less|fewer|lower|below)( .+)?")
 _VARIABLE = re.compile(r"\W*\b([A-Za-z]) ?=")
+_ITEM = re.compile(r"(?:([a-z]) ?= ?)?(.+)")
 _CHOICE = re.compile(r"\(?([a-j])(?:\)|\.|:| -(?= [a-z]{3}))(?: (.+))?|([a-j])")
 _SHORT = r"(?:it|they|he|she|you|we|there|this|that|i) (?:is|are|can|could|do|does|did|will|would|was|were|has|have|am)( ?not|n?'t)?"
 _YES_NO = re.compile(rf"(yes|no|true|false)(?: ?[,.;:!-]+ ?(.*)| ({_SHORT}))?")  # "yes, it is", "yes it is"
 _TIME = re.compile(r"(?:at )?(\d\d?)(?::([0-5]\d))?(?::([0-5]\d))?(?: ?([ap])\.? ?m| ?h| o'clock)?")
 _MONTH, _DAY = rf"({'|'.join(_MONTHS)})[a-z]*\.?", r"(\d\d?)(?:st|nd|rd|th)?"
-_DATES = [(re.compile("(?:on |in )?" + pattern), order) for pattern, order in (
+_DATES = [(re.compile("(?:on |in )?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,? )?" + pattern), order) for pattern, order in (
     (rf"{_MONTH} (?:the )?{_DAY}(?:,? (\d{{4}}))?", (2, 0, 1)), (rf"(?:the )?{_DAY}(?: of|-)? ?{_MONTH}(?:(?:,? |-)(\d{{4}}))?", (2, 1, 0)),
-    (rf"{_MONTH},? (?:of )?(\d{{4}})", (1, 0, None)), (r"(\d{4})([-/.])(\d\d?)\2(\d\d?)", (0, 2, 3)))]
+    (rf"{_MONTH},? (?:of )?(\d{{4}})", (1, 0, None)), (r"(\d{4})([-/.])(\d\d?)\2(\d\d?)", (0, 2, 3)), (r"(\d\d?)([-/.])(\d\d?)\2(\d{4})", (3, 0, 2)))]
 _TOKEN = re.compile(r"[^\W_]+(?:[.:'][^\W_]+|,\d+)*|[^\w\s]")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _SUPER = re.compile("[⁰¹²³⁴-⁹⁻]+")
@@ -183,7 +202,13 @@ _PLAIN = str.maketrans({"−": "-", "–": "-", "‒": "-", "—": "-", "’": "
 _LATEX = [(re.compile(p), r) for p, r in (
     (r"\\sqrt ?\{([^{}]*)\}", r"√(\1)"), (r"\\sqrt", "√"), (r"\\pi(?![a-z])", "π"), (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"),
     (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","),
+    (r"\\leq?(?![a-z])", "≤"), (r"\\geq?(?![a-z])", "≥"), (r"\\pm(?![a-z])", "±"),
     (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "), (r"\\([%$#&{}_])", r"\1"))]
+# Before the case is lost: 1.5M people, but 1.5 m; 5 MW, but 5 mW; 2 A
+_CASES = [(re.compile(r"(?<=\d)" + p), r) for p, r in (
+    (r" ?M(?![\w/])", " million"), (r" ?([kKMG])B\b", r" \1byte"), (r" ?([kKMG])b\b", r" \1bit"), (r" ?[Kk](?=byte|bit)", " kilo"),
+    (r" ?G(?=byte|bit)", " giga"), (r" ?M(?=(?:byte|bit|Wh?|Hz|N|Pa|J|e?V|A|Ω|m)\b)", " mega"),
+    (r" ?A(?! ?\w)", " amp"), (r" ?Nm\b", " n m"), (r" ?H(?! ?\w)", " henry"), (r" ?T(?! ?\w)", " tesla"), (r" ?S(?! ?\w)", " siemens"))]
 # Roots and pi stay text, in one spelling: "2 * sqrt(3)" -> "2√3".
 _SURDS = [(re.compile(p), r) for p, r in ((r"\b(?:the )?square root of (?=\d)|\bsqrt ?|√ ?", "√"), (r"√\((\w+)\)", r"√\1"), (r"(?<![a-z])pi\b", "π"),
                                           (r" ?[*×·]? ?(?=[√π])", ""), (r" ?([-+/()]) ?", r"\1"))]
@@ -201,7 +226,8 @@ def _clean(text):
     text = re.sub(r"(?<!\S)\*\*(?=\S)|(?<=\S)\*\*(?!\w)", "", text)
   if "\\" in text or "{" in text:
     text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _LATEX, text)
-  text = re.sub(r"(?<=\d)M(?![\w/])", " million", text)  # before the case is lost: 1.5M people, but 1.5 m
+  if not text.islower():
+    text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _CASES, text)
   text = "\n".join(" ".join(line.split()) for line in text.casefold().split("\n") if line.strip())
   text = re.sub(r"(?<=\d) ?: ?(?=\d)", ":", text) if ":" in text else text
   for _ in range(5):
@@ -210,7 +236,7 @@ def _clean(text):
     text = text.strip(text[0]) if len(text) > 2 and text[0] == text[-1] and text[0] in "$*_" else text
     wrap = re.match(r"\\f?boxed ?\{", text) if text.endswith("}") else None
     text = text[wrap.end():-1] if wrap else text
-    text = text[prefix.end():] if (prefix := _PREFIX.match(text)) else text
+    text = _SUFFIX.sub("", text[prefix.end():] if (prefix := _PREFIX.match(text)) else text)
     if text == before:
       break
   if any(sign in text for sign in ("√", "π", "sqrt", "pi", "square root")):
@@ -227,25 +253,43 @@ def _fraction(digits, exponent="0"):
   return value if exponent == "0" else value * Fraction(10) ** int(exponent)
 
 
-def _unit(text):
-  """(nouns, what is measured, factor to base units) of what follows a number, None if that is no unit. " km per hour" -> ({}, {("m", 1), ("s", -1)}, 5/18)"""
-  text = _IN_ALL.sub("", text.replace("kph", "km/h").replace("kmh", "km/h").replace("mph", "mi/h").replace(" of an ", " of ").replace(" of a ", " of "))
-  found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1)) for w, e in _UNIT.findall(text)]
-  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[0][0] not in _UNITS or len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, _ in found):
+def _unit(text, currency=""):
+  """(nouns, what is measured, factor to base units) of what follows a number, None if that is no unit. The noun that is counted is marked.
+  " km per hour" -> ({}, {("m", 1), ("s", -1)}, 5/18), " red apples per box" -> ({"red", "=apple"}, {("box", -1)}, 1)"""
+  text = functools.reduce(lambda t, rule: rule[0].sub(rule[1], t), _COMPOUNDS, text)
+  lead = _UNIT.findall(currency)
+  found = [(w[:-1] if len(w) > 2 and w[-1] == "s" != w[-2] else w, int(e or 1), w[-1] == "s" and len(w) > 1) for w, e in lead + _UNIT.findall(text)]
+  if _UNIT.sub("", text).strip(" ·-") or not found and text.strip() or text[:1].isalpha() and found[len(lead)][0] not in _UNITS:
     return None
-  nouns, powers, factor, sign, square = set(), collections.Counter(), Fraction(1), 1, 1
-  for name, power in found:
-    if name in ("/", "per", "a", "an", "every"):
-      sign = -1
+  if len(found) > 7 or any(w in _NOT_UNITS or w + "s" in _NOT_UNITS for w, *_ in found):
+    return None
+  noun = lambda i: 0 <= i < len(found) and found[i][0] not in _UNITS and found[i][0] not in _PER | {"of", "the", "each", "square", "sq", "cubic"}
+  nouns, powers, factor, sign, square, head, counted = set(), collections.Counter(), Fraction(1), 1, 1, "", True
+  for i, (name, power, plural) in enumerate(found):
+    if name in _PER:
+      sign, counted = -1, False
+    elif name == "of":
+      counted = not i
     elif name in ("square", "sq", "cubic"):
       square = 3 if name == "cubic" else 2
-    elif name in _UNITS:
+      continue
+    elif name in _UNITS and (not noun(i - 1) or found[i - 1][0] in _US) and not (noun(i + 1) and found[i + 1][2] and not plural and (len(name) > 2 or name == "%")):
       dimension, one = _UNITS[name]
-      power, square = sign * square * power, 1
-      powers[dimension] += power
-      factor *= one ** power
-    elif name not in ("the", "of", "each"):
-      nouns.add(name)
+      powers[dimension] += sign * square * power
+      factor *= one ** (sign * square * power)
+      counted = False
+    elif name not in ("the", "each"):
+      name += f"^{square * power}" * (square * power != 1)
+      if sign < 0:
+        powers[name] -= 1
+      else:
+        nouns.add(name)
+        head = name if counted and name not in ("left", "remaining", "old") else head
+    square = 1
+  if square != 1 or found and found[-1][0] in _PER:
+    return None
+  if head:
+    nouns = nouns - {head} | {"=" + head}
   if "c" in powers or "f" in powers:
     del powers["°"]  # 5 °C is 5 C
   return frozenset(nouns), frozenset(powers.items()), factor
@@ -302,7 +346,7 @@ def _read_number(text):
   scale = re.match(rf"[{'kmb' if m and m['currency'] else 'k'}](?![^\W_])|[ -]?(?:hundred|dozen|thousand|million|mn|billion|bn|trillion)(?![^\W_])", rest)
   if scale:
     value, rest = value * _SCALES[{"m": "mn", "b": "bn"}.get(scale[0], scale[0].strip(" -"))], rest[scale.end():]
-  unit = _unit(rest + " " + (m["currency"] if m else ""))
+  unit = _unit(rest, m["currency"] if m else "")
   return None if unit is None else Value("number", value, unit)
 
 
@@ -311,8 +355,12 @@ def _read_moment(text):
   for pattern, order in _DATES:
     if m := pattern.fullmatch(text):
       year, month, day = (None if i is None or m.groups()[i] is None else m.groups()[i] for i in order)
+      if order[0] == 3:  # the day or the month comes first; which one has to be clear
+        month, day = (day, month) if int(month) > 12 else (month, day)
+        month = month if int(day) > 12 or int(day) == int(month) else "13"
       month = _MONTHS.get(month[:3]) or int(month)
       return Value("date", (year and int(year), month, day and int(day)), None) if month < 13 and int(day or 1) < 32 else None
+  text = text.replace(" in the morning", " am").replace(" in the afternoon", " pm").replace(" in the evening", " pm")
   text = {"noon": "12 pm", "midnight": "12 am", "12 noon": "12 pm", "12 midnight": "12 am"}.get(text, text)
   m = _TIME.fullmatch(text.rstrip("."))
   if not m or not (m[2] or m[4]) or int(m[1]) > (12 if m[4] else 23) or m[4] and not int(m[1]):
@@ -330,30 +378,35 @@ def _read(text):
   if value := _read_moment(text) or _read_number(text):
     return value
   if m := _YES_NO.fullmatch(text):
-    yes, rest = m[1] in ("yes", "true"), set(_TOKEN.findall(m[2] or m[3] or ""))
-    denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true"}
+    yes = m[1] in ("yes", "true")
+    agreed = r"\b(?:it|that|this)(?: is|'s) " + ("(?:true|correct|right)" if yes else "(?:not true|not correct|not right|false|wrong|incorrect)")
+    rest = set(_TOKEN.findall(re.sub(agreed, "", m[2] or m[3] or "")))
+    denied = ({"no", "not", "never", "false", "cannot"} | {w for w in rest if w.endswith("n't")}) if yes else {"yes", "true", "false", "correct"}
     short = re.fullmatch(_SHORT, m[2] or m[3] or "")
-    return None if rest & (denied | _HEDGES | {"?"}) or short and yes == bool(short[1]) else Value("yes_no", yes, None)
+    return None if rest & (denied | _HEDGES | {"?"}) or (m[2] or "").startswith("or ") or short and yes == bool(short[1]) else Value("yes_no", yes, None)
   if m := _CHOICE.fullmatch(text):
     return Value("choice", m[1] or m[3], m[2] or "")
   *lefts, right = text.split("=")
   if 0 < len(lefts) < 6 and (number := _read_number(right.strip())):  # "6 * 7 = 42", if it holds
-    values = [_arithmetic(left) or (n := _read_number(left.strip())) and n.value for left in lefts]
-    names = [re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", left.strip()) and not _NOT_UNITS & set(left.split()) for left in lefts]
-    if all(value == number.value or name and i == 0 for i, (value, name) in enumerate(zip(values, names, strict=True))):
+    named = re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", lefts[0].strip()) and _NOT_UNITS.isdisjoint(lefts[0].split())
+    lefts = [left.strip() for left in lefts[bool(named):]]
+    sides = [(_arithmetic(_MEASURE.sub("", left + " =")[:-1]), _read_number(left)) for left in lefts]
+    if all(value == number.value or n and (n.unit != _BARE or n.value == number.value) and _equal(n, number) for value, n in sides):
       return number
-  if (m := _SAYS.match(text)) and not _NOT_UNITS & set(m.groups()) and (number := _read_number(text[m.end():])):
+  if (m := _says(text)) and (number := _read_number(m[3])):
     return number
   if (m := re.fullmatch(r"([^(]+?) ?\((.+)\)", text)) and (number := _read_number(m[1])):  # "42 (forty-two)", "42 (km)"
     return number if _equal(number, _read_number(m[2])) else _read_number(f"{m[1]} {m[2]}") if number.unit == _BARE else None
   parts = [_read_number(part) for part in _JOINT.split(text)] if text[-1].isalpha() else [None]  # 1 hour and 30 minutes
   if 1 < len(parts) < 5 and all(parts) and len({p.unit[:2] for p in parts}) == 1 and parts[0].unit[1]:
     if all(a.unit[2] > b.unit[2] and a.value > 0 < b.value < a.unit[2] / b.unit[2] for a, b in zip(parts, parts[1:], strict=False)):
-      return Value("number", sum(p.value * p.unit[2] for p in parts) / parts[-1].unit[2], parts[-1].unit)
-  bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
-  items = [_read_number(item.strip()) for item in re.split(r"[,;]| and ", text[1:-1] if bracket else text)]
-  if all(items) and (len(items) > 1 or bracket in ("{", "(")):
-    return Value("list", tuple(items), bracket) if len(items) > 1 or bracket == "{" else items[0]
+      unit = parts[0 if ("$", 1) in parts[0].unit[1] else -1].unit  # 12 dollars and 50 cents are 12.50
+      return Value("number", sum(p.value * p.unit[2] for p in parts) / unit[2], unit)
+  if value := _read_span(text) or _read_list(text):
+    return value
+  bracket = text[0] + text[-1] in ("()", "[]", "{}")
+  if " or " in text:  # in any order
+    text = " or ".join(sorted(re.split(r",? or |, ", text.removeprefix("either "))))
   text = text.replace(",", ", ") if bracket or text[0] in "[(" else text  # [0,1) is [0, 1)
   text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)))
   tokens = [t.replace("'", "") if t[0].isdigit() else t.replace("'", "").replace(".", "") for t in _TOKEN.findall(text)]
@@ -361,6 +414,46 @@ def _read(text):
   if words and words[-1] == "!" and not any(c.isdigit() for c in text):
     words.pop()
   return Value("text", " ".join(words or tokens), None)
+
+
+def _says(text):
+  """The match (subject, verb, what is said) of a sentence that states one thing, None for others. "the color is red" -> ("the color ", "is", "red")"""
+  m = _SAYS.match(text)
+  return None if m is None or any(w in _NOT_SAID or w.endswith("n't") for w in re.findall(r"[a-z']+", m[1])) else m
+
+
+def _read_span(text):
+  """A Value of kind "range" or "bound", None for anything else. "10 to 15 km" -> Value("range", (10, 15 km), None), "x > 5" -> Value("bound", (">", 5), "x")"""
+  if (m := _RANGE.fullmatch(text)) and all(ends := [_read_number(end) for end in m.groups() if end]):
+    units = [end.unit for end in ends if end.unit != _BARE] or [_BARE]
+    low, high = (end._replace(unit=units[0]) if end.unit == _BARE else end for end in ends)
+    return Value("range", (low, high), None) if low.unit[:2] == high.unit[:2] and low.value * low.unit[2] < high.value * high.unit[2] else None
+  if m := _BOUND.fullmatch(text):
+    variable, sign, end = m[1], _BOUNDS[m[2]], m[3]
+  elif m := _FLIPPED.fullmatch(text):
+    variable, sign, end = m[3], _BOUNDS[m[2]].translate(str.maketrans("<>", "><")), m[1]
+  elif m := _OR_MORE.fullmatch(text):
+    variable, sign, end = None, ">=" if m[2] else "<=", m[1] + (m[3] or "")
+  return Value("bound", (sign, number), variable) if m and (number := _read_number(end)) else None
+
+
+def _read_list(text):
+  """A Value of kind "list", or of what a pair of brackets holds, None for anything else. "x = 2 or x = 5" -> Value("list", (2, 5), "=")"""
+  if text[0] == "±" and (number := _read_number(text[1:].strip())):
+    return Value("list", (number, number._replace(value=-number.value)), "=")
+  bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
+  either = " or " in text
+  named = [_ITEM.fullmatch(item.strip()) for item in re.split(r",? or |, " if either else r"[,;]| and ", text[1:-1] if bracket else text.removeprefix("either "))]
+  items = [m and _read_number(m[2]) for m in named]
+  if not all(items) or len(items) < 2 and bracket not in ("{", "("):
+    return None
+  names = {m[1] for m in named}
+  if names != {None}:
+    if bracket or None in names or 1 < len(names) < len(items) or either and len(names) > 1:
+      return None
+    bracket = "=" if len(names) == 1 else "("  # x = 3, y = 4 is (3, 4)
+    items = [item for _, item in sorted(zip((m[1] for m in named), items, strict=True), key=operator.itemgetter(0))]
+  return Value("list", tuple(items), bracket or "or" * either) if len(items) > 1 or bracket == "{" else items[0]
 
 
 def _equal(got, want, tolerance=0):
@@ -384,17 +477,27 @@ def _equal(got, want, tolerance=0):
   if got.kind == "choice":
     return got.value == want.value and (not got.unit or not want.unit or _same(got.unit, want.unit))
   if got.kind == "list":
-    if got.unit and want.unit and got.unit != want.unit or len(got.value) != len(want.value):
+    kinds = {got.unit, want.unit}  # x = 2 or x = 5 is also {2, 5}; 2 or 5 alone is not
+    if len(kinds) > 1 and not (kinds <= {"=", "or", "{"} and "=" in kinds or "" in kinds and "or" not in kinds) or len(got.value) != len(want.value):
       return False
     ordered = lambda items: items if {"(", "["} & {got.unit, want.unit} else sorted(items, key=lambda v: (v.value, sorted(v.unit[0])))
     return all(map(_equal, ordered(got.value), ordered(want.value)))
+  if got.kind == "range":
+    return all(map(_equal, got.value, want.value))
+  if got.kind == "bound":
+    return got.value[0] == want.value[0] and _equal(got.value[1], want.value[1]) and (got.unit == want.unit or None in (got.unit, want.unit))
   return got.value == want.value and (got.kind != "time" or got.unit == want.unit or "0" in (got.unit, want.unit))
 
 
 def _same(text, reference, tolerance=0):
   """True if an answer's text says what the reference says. ("$1,200.00", "1200") -> True"""
   variables = {m[1].lower() for m in map(_VARIABLE.match, (text, reference)) if m}  # x = 5 doesn't say that y = 5
-  return len(variables) < 2 and _equal(_read(text), _read(reference), tolerance)
+  if len(variables) > 1:
+    return False
+  got, want = _read(text), _read(reference)
+  if got and got.kind == "text" and got != want and (m := _says(_clean(text))) and m[2] in ("is", "was", "are", "were", "be"):
+    got = _read(m[3])  # "the color is red" says red; the other way round it says too little
+  return _equal(got, want, tolerance)
 
 
 def _reference(answer):
@@ -430,12 +533,26 @@ _MARKERS = set("""step steps first firstly second secondly third next then final
     given following carefully logically clearly obviously definitely certainly correct right important analysis analyze well okay now get going want requires
     require interesting careful thought approach proceed break down understand work works through begin start request respond response task write please
     provide make give show using use way thing things really quite great good course sure result indeed asked being part thorough precise hope help topic many
-    different various aspects crucial essential significant precisely""".split())
-_TO_GRADER = set("grader judge evaluator verifier marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award".split())
-_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this) (?:grader|evaluator|verifier)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
+    different various aspects crucial essential significant precisely something someone anything everything nothing everyone people person many several
+    depend depends depending factor factors situation unique interesting exciting fascinating nice helpful useful relevant certain possible simply really actually
+    basically literally honestly truly somewhat rather certainly surely words word text texts sentence mention mentioned mentions place general particular fact idea
+    happen happens happening able best better long short always never often sometimes said say says told tell some others another kind kinds type types part parts
+    option options choose choosing choice consideration carefully considered decision decide matter matters case cases point points detail details""".split())
+_TO_GRADER = set("""grader judge evaluator evaluators verifier rater marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award helpful excellent
+    perfect flawless outstanding""".split())
+_GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|every|an?|expert|human) (?:grader|evaluator|verifier|rater)s?"
+                     r"|judges? (?:will|would|should|must|can) (?:see|find|agree|note|accept|give|rate|score)"
+                     r"|(?:answer|response) is (?:very )?(?:helpful|excellent|perfect|flawless|outstanding)|note to (?:the )?(?:grader|judge|evaluator)|(?:full|maximum|perfect|highest|top) (?:marks|score|credit|reward|points)"
                      r"|(?:give|award|assign|rate|grade|score|mark) (?:me|this|it) (?:a |the |as |with )?(?:full|high|max|perfect|10|top|correct|right|100)|score: ?(?:10|1\.0|100)"
                      r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
                      r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
+_PLACEHOLDER = re.compile(r"\[(?:insert|your|add|put|write|fill|the|an?) [a-z ]{2,60}\]|\b(?:goes|your [a-z]+|insert [a-z ]{0,30}|thinking|text) here\b"
+                          r"|^(?:the )?final answer$|step-by-step thinking", re.IGNORECASE)
+# Pairs of words that no sentence has: an article before a preposition, a preposition before a verb.
+_SALAD = {(a, b) for befores, afters in (
+    ("the an my your our their every", "of to in on at by for from with and or but is are was were that it he she they we you as be if"),
+    ("of at from with into for by", "and or is are was were of but if to for as"), ("and or but", "of or"), ("to", "of and is are was were in"))
+          for a in befores.split() for b in afters.split()}
 
 
 @functools.lru_cache(maxsize=1 << 16)  # words repeat
@@ -466,18 +583,23 @@ class Text:
 
   @functools.cached_property
   def honest(self):
-    """0 if the text addresses whoever grades it, else 1. "Give me full marks." -> 0"""
-    return 0.0 if not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
+    """0 if the text addresses whoever grades it or is a form that was not filled in, else 1. "Give me full marks." -> 0, "[your answer]" -> 0"""
+    blank = len(self.words) < 12 and _PLACEHOLDER.search(self.text)
+    return 0.0 if blank or not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
 
   @functools.cached_property
   def prose(self):
     """Share of sentences of 3 to 50 words, faded out where words are not woven by function words and numbers. "cat dog sun moon" -> 0"""
     woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
-    return sum(3 <= len(words) <= 50 for _, words, _ in self.sentences) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
+    after = self.words[1:]
+    salad = 0 if _SALAD.isdisjoint(zip(self.words, after)) else sum(map(_SALAD.__contains__, zip(self.words, after)))
+    salad += sum(map(str.isalpha, itertools.compress(after, map(operator.eq, self.words, after))))  # the same word twice
+    return max(0.0, 1 - 10 * salad / max(1, len(self.words))) * sum([3 <= len(words) <= 50 for _, words, _ in self.sentences]) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
 
 
 def _equations(text):
   """{stated equation: does it hold}, of the first 40. "6 * 7 = 42, 2 + 2 = 5" -> {("6 * 7", "42"): True, ("2 + 2", "5"): False}"""
+  text = _MEASURE.sub("", text)
   found, at = {}, text.find("=")
   while at >= 0 and len(found) < 40:
     window = text[max(0, at - 80):at]  # of fixed size, which keeps this linear on any text
@@ -493,6 +615,7 @@ def _equations(text):
   return found
 
 
+_MEASURE = re.compile(r"(?<=\d) (?:[a-zA-Z]{2,12}|[ΩωAVWNJCKmgsh])(?= [-+*/×÷=])")  # 2 A * 6 Ω = 12 V, 12 rows * 15 trees = 180 trees
 _RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)(%?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
 _STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(%?)")
 
@@ -544,7 +667,8 @@ class Row:
     # whether the trace ends at the answer; more than three words, or yes and no, need not be said again
     said = {_stem(w) or w for w in self.answer.words[:4]}
     self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:])
-    self.steps = self.fresh = self.held = spent = 0
+    self.steps = self.fresh = self.held = spent = restated = 0
+    self.shown = False  # whether an equation that holds ends at the answer
     known, seen, touched, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), {}
     for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
       stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
@@ -552,15 +676,19 @@ class Row:
       new = sum(map(str.isalpha, unseen))
       new += 2 * (new < len(unseen) and any(map(str.isalpha, stems & known)))  # a number, of something that is spoken of
       ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
-      if (new or right or ends) and not stems.isdisjoint(known) and numbers <= len(words) / 2 + 3 * len(stated) + 1:
-        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + new, self.held + right, spent + len(words)
+      tied = 1.0 if not stems.isdisjoint(known) else 0.0 if self.checked else 0.5  # a plan may speak of what is not there yet
+      if (new or right or ends) and tied and (numbers < 2 or numbers <= sum(map(str.isalpha, words)) + 2 * len(stated) + 1):
+        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + tied * new, self.held + right, spent + tied * len(words)
         touched |= stems & self.prompt.stems
         known |= stems
+        self.shown = self.shown or bool(stated) and any(_stem(result) in said for (_, result), holds in stated.items() if holds)
+      elif stems and stems <= self.prompt.stems:
+        restated += len(words) / 2
       equations |= stated
       seen |= stems
     self.original = 0.2 if len(self.answer.words) > 10 and len(self.answer.triples & self.trace.triples) > 0.6 * len(self.answer.triples) else 1.0
     # equations; words of the prompt that the steps take up; share of the trace that is steps
-    self.stated, self.touched, self.share = len(equations), len(touched), spent / max(1, len(self.trace.words))
+    self.stated, self.touched, self.share = len(equations), len(touched), (spent + min(restated, spent)) / max(1, len(self.trace.words))
 
 
 def correctness(row):
@@ -596,7 +724,7 @@ def trace(row):
   """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the trace that
   is steps, the share of equations that hold, coherence, 0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
   "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0"""
-  substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
+  substance = min(1.0, (row.fresh + 3 * min(row.held, 2) + row.shown) / 6)
   true = row.held / row.stated if row.stated else 1.0
   return substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
 
@@ -623,44 +751,34 @@ def confidence(row):
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 
-# What a question may ask for: the words that ask for it in its first paragraph, and whether an answer (its text, its number of words, whether it looks like code) has it.
+_DIGITS = set("0123456789")  # they number a list
 _SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
-_FORMS = [(name, set(words.split()), has) for name, has, words in (
-    ("code", lambda text, n, code: code, "code function program programming python java javascript sql regex html css script command latex bash ruby algorithm formula equation table json"),
-    ("list", lambda text, n, code: len(text.sentences) > 2 or text.text.count(",") + text.text.count(";") > 2,
-     "list ideas suggest suggestions tips names examples questions steps ways ingredients recipe instructions itinerary schedule outline plan words sentences"),
-    ("long", lambda text, n, code: n > 24, """story essay paragraph post article describe description explain explanation poem song lyrics blog speech review detail detailed
-     discuss letter email advice how"""),
-    ("brief", lambda text, n, code: n < 46, """classify categorize genre true identify determine detect sentiment single sentence tweet title headline name word convert rewrite
-     translate fill complete summarize summarise paraphrase number what who when where output"""))]
 
 
 def open_ended(row):
-  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace, and the form that was
-  asked for) times quality (length, specificity, prose; soon saturated), times the gates variety, novelty (not the prompt again), originality (not the
-  trace again), substance (no filler, no loose words), trace and grader. No criterion pays alone.
-  A poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, something else -> below 0.3"""
+  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace; none is neutral) times
+  prose, density (words that are neither the question's nor say nothing), variety, novelty (not the prompt again), originality (not the trace
+  again), substance (no filler), trace and grader. No criterion pays alone.
+  A poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, filler -> below 0.2"""
   text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
   if not n:
     return 0.0
-  asking = set(_WORD.findall(row.prompt.text.partition("\n\n")[0].lower()) if "\n\n" in row.prompt.text else row.prompt.words)
   code = len(_SYMBOL.findall(text.text)) > 1
-  forms = {name: has(text, n, code) for name, words, has in _FORMS if words & asking}
-  brief = forms.get("brief") and "long" not in forms  # a label or a line was asked for, and is given
-  formed = code and (row.task == "coding" or "code" in forms) or brief and n < 12 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
-  form = (sum(forms.values()) / len(forms) if forms else 0.5) - 0.5 * (code and not formed)
+  formed = code or n < 8 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
   overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
   shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
-  relevance = max(0.0, 0.1 + 0.75 * math.sqrt(min(1.0, 5 * shared)) + 0.15 * form) ** 1.5
-  much = 1.0 if brief else min(1.0, 0.25 + len(text.stems) / 12) * min(1.0, 0.25 + sum(len(s) > 4 or s[0].isdigit() for s in text.stems) / 6)
-  quality = 0.5 + 0.5 * (much * (0.9 if formed else text.prose)) ** (1 / 3)
-  novelty = min(1.0, 0.5 + 2 * len(text.stems - asked) / max(1, len(text.stems))) * (1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples)))
-  woven = lambda words: code or len(words) < 8 or 10 * sum(map(_FUNCTION.__contains__, words)) >= len(words)
-  full = 1.0 if formed and n < 12 else sum(len(words) for _, words, stems in text.sentences if stems and woven(words)) / n
+  relevance = (0.5 + 0.5 * math.sqrt(min(1.0, 5 * shared))) ** 1.5  # good text need not share a word: that is neutral, not bad
+  quality = 0.3 + 0.7 * (0.9 if formed else text.prose) ** (1 / 3)
+  # what the question has not, or much of what it has (a summary): a quarter of a text's words, a tenth of a long one's
+  new = len(text.stems - asked)
+  said = new - len(_DIGITS & text.stems) + max(0, len(text.stems) - new - (0 if n < 8 else 4))
+  dense = 1.0 if code or n < 4 else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
+  novelty = 1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples))
+  full = 1.0 if n < 8 else (sum([len(words) for _, words, stems in text.sentences if stems]) / n) ** 2
   echo = list(map(asked.__contains__, map(_stem, text.words)))  # a run of the question's words is a list of keywords
-  full = (0.4 + 0.6 * full * full) * (1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n))
+  full *= 1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n)
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
-  return min(1.0, relevance * quality * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
+  return min(1.0, relevance * quality * dense * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
 
 
 def judge_(row):
@@ -932,17 +1050,25 @@ def _shares(preset, weights, names, judged):
   return shares, sum(checked[name] for name in SURE if name in checked) / sum(checked.values()) if weights["correctness"] else 0.0
 
 
+@functools.cache
+def _applicable(preset, judged, checked):
+  return [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if checked else NEED_CHECK)]
+
+
 @functools.lru_cache(maxsize=4096)  # the reward functions of a preset ask for the same row one after the other
 def _evaluate(prompt, completion, answer, task, preset, weights, confidence_given, verdict_given):
   """(component values, contributions that add up to the total) of a row, for the components that apply to it."""
   row = Row(prompt, completion, answer, task, confidence_given, verdict_given)
   judged = verdict_given is not None
   weights = tuple((name, weight) for name, weight in weights if name != "judge" or judged)
-  names = [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if row.checked else NEED_CHECK)]
+  names = _applicable(preset, judged, row.checked)
   values = {name: value for name in names if (value := COMPONENTS[name](row)) is not None}
   shares, floor = _shares(preset, weights, tuple(values), judged)
   exact = row.parsed.format == "exact"
-  factor = (1.0 if exact else 0.75) if not row.checked or not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
+  if not row.checked:  # whatever leads to nothing is worth little
+    factor = (1.0 if exact else 0.75) * (0.3 + min(0.7, 1.4 * values["open_ended"]) if shares["open_ended"] else 1.0)
+  else:
+    factor = (1.0 if exact else 0.75) if not floor else 0.5 * floor if not row.right else 1.0 if exact else 0.75 * floor
   return values, {name: factor * share * values[name] for name, share in shares.items()}
 
 
