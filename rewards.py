@@ -598,7 +598,7 @@ class Text:
 
 
 def _equations(text):
-  """{stated equation: does it hold}, of the first 40. "6 * 7 = 42, 2 + 2 = 5" -> {("6 * 7", "42"): True, ("2 + 2", "5"): False}"""
+  """{stated equation: does it hold}, of the first 40. "6 * 7 = 30 + 12 = 42, 2 + 2 = 5" -> {("6 * 7", "30 + 12"): True, ("30 + 12", "42"): True, ("2 + 2", "5"): False}"""
   text = _MEASURE.sub("", text)
   found, at = {}, text.find("=")
   while at >= 0 and len(found) < 40:
@@ -606,17 +606,24 @@ def _equations(text):
     start = len(window.rstrip("0123456789 .,$%+*/x×÷−-"))
     part_of_more = start == 0 and at > 80 or start and (window[start - 1] in "()^" or window[start - 1].isalnum() and window[start:start + 1] != " ")
     left = window[start:].rpartition(", ")[2].rpartition(". ")[2]
-    right = None if part_of_more else _RIGHT.match(text, at + 1, at + 40)
-    value = _arithmetic(left) if right else None
-    if value is not None:
-      shown, places, value = _fraction(right[1].rstrip(",")), len(right[1].partition(".")[2]), value * 100 if right[2] else value
-      found[left.strip(), right[1]] = shown is not None and (abs(value - shown) <= Fraction(1, 10 ** places) if places else value == shown)
+    right = None if part_of_more else _RIGHT.match(text, at + 1, at + 80)
+    if right:
+      value, shown, number, percent = _arithmetic(left), _arithmetic(right[1]), _RESULT.fullmatch(right[1]), right[1].endswith("%")
+      places = len(number[1].partition(".")[2]) if number else 0  # of a result that may be rounded
+      if number and value is not None:  # 6 * 7 = 42
+        shown, value = _fraction(number[1]), value * 100 if percent else value
+      elif shown is not None and (number := _RESULT.fullmatch(left.strip())):  # 42 = 6 * 7
+        value = _fraction(number[1])
+      if value is not None and shown is not None:
+        found[left.strip(), right[1]] = abs(value - shown) <= Fraction(1, 10 ** places) if places else value == shown
     at = text.find("=", at + 1)
   return found
 
 
 _MEASURE = re.compile(r"(?<=\d) (?:[a-zA-Z]{2,12}|[ΩωAVWNJCKmgsh])(?= [-+*/×÷=])")  # 2 A * 6 Ω = 12 V, 12 rows * 15 trees = 180 trees
-_RIGHT = re.compile(r"\s*\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)(%?)(?![\d.,]*\s*[-+*/x×÷−]\s*\d)")
+_RESULT = re.compile(r"\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)%?")
+# Atomic: what goes on after it, as in 12 * (3 + 4), is not cut off
+_RIGHT = re.compile(r"\s*((?>-?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?(?:\s*[-+*/x×÷−]\s*\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?)*))(?!\s*[*/×÷^(]|\s*[-+−]\s*\(|,?\d)")
 _STEP = re.compile(r"\s*([-+*/x×÷−])\s*\$?(\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(%?)")
 
 
@@ -721,12 +728,14 @@ def approximate_format(row):
 
 
 def trace(row):
-  """Reasoning quality: substance (new words and equations that hold, in steps; six words, or two equations, are enough) times the share of the trace that
-  is steps, the share of equations that hold, coherence, 0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
-  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 1; "First, step 1. Then, step 2. Therefore, done." -> 0"""
+  """Reasoning quality: 0.8 merit + 0.1 coherence + 0.1 clarity. Merit is substance (new words and equations that hold, in steps; six words, or two
+  equations, are enough) times the share of the trace that is steps, the share of equations that hold, coherence, 0.6 if it does not end at the answer,
+  0.4 to 0.7 if it takes up none or one of the question's words.
+  "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 0.93; "First, step 1. Then, step 2. Therefore, done." -> 0"""
   substance = min(1.0, (row.fresh + 3 * min(row.held, 2) + row.shown) / 6)
   true = row.held / row.stated if row.stated else 1.0
-  return substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
+  merit = substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
+  return 0.8 * merit + 0.1 * coherence(row) + 0.1 * clarity(row)  # the last two tell traces apart that merit everything, or nothing
 
 
 def coherence(row):
