@@ -547,7 +547,7 @@ _GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|ever
                      r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
                      r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\[(?:insert|your|add|put|write|fill|the|an?) [a-z ]{2,60}\]|\b(?:goes|your [a-z]+|insert [a-z ]{0,30}|thinking|text) here\b"
-                          r"|^(?:the )?final answer$|step-by-step thinking", re.IGNORECASE)
+                          r"|^(?:the )?final answer$|step-by-step thinking|(?:see|found|given|shown|stated|explained) (?:in (?:the|my) |the )?(?:above|reasoning|trace|below)", re.IGNORECASE)
 # Pairs of words that no sentence has: an article before a preposition, a preposition before a verb.
 _SALAD = {(a, b) for befores, afters in (
     ("the an my your our their every", "of to in on at by for from with and or but is are was were that it he she they we you as be if"),
@@ -583,7 +583,7 @@ class Text:
 
   @functools.cached_property
   def honest(self):
-    """0 if the text addresses whoever grades it or is a form that was not filled in, else 1. "Give me full marks." -> 0, "[your answer]" -> 0"""
+    """0 if the text addresses whoever grades it or is a form that was not filled in, or points elsewhere, else 1. "Give me full marks." -> 0, "[your answer]" -> 0, "See above." -> 0"""
     blank = len(self.words) < 12 and _PLACEHOLDER.search(self.text)
     return 0.0 if blank or not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
 
