@@ -595,7 +595,8 @@ class Text:
     woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
     after = self.words[1:]
     salad = 0 if _SALAD.isdisjoint(zip(self.words, after)) else sum(map(_SALAD.__contains__, zip(self.words, after)))
-    salad += sum(map(str.isalpha, itertools.compress(after, map(operator.eq, self.words, after))))  # the same word twice
+    twice = sum(map(str.isalpha, itertools.compress(after, map(operator.eq, self.words, after))))
+    salad += max(0, twice - 1)  # the same word twice; once it may be "Ann beat Ben, Ben beat Carl"
     return max(0.0, 1 - 10 * salad / max(1, len(self.words))) * sum([3 <= len(words) <= 50 for _, words, _ in self.sentences]) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
 
 
