@@ -140,7 +140,7 @@ _UNITS = {name: (group.split()[0], Fraction(factor or 1))
 for _short, *_long in map(str.split, """m meter metre; g gram gramme; s second; l liter litre; w watt; j joule; n newton; v volt; a amp ampere; hz hertz; pa pascal
     ; ω ohm; ev electronvolt; mol mole; cal calorie; byte; bit""".split(";")):
   for _factor, *_prefixes in ((1, "", ""), (1000, "k", "kilo"), (".01", "c", "centi"), (".001", "m", "milli"), ("1e-6", "μ", "micro"), ("1e-9", "n", "nano"),
-                              (10**6, "mega", "mega"), (10**9, "g", "giga")):
+                              (10**6, "mega", "mega"), (10**9, "g", "giga"), (10**12, "tera", "tera")):
     _UNITS |= {_prefixes[name != _short or name in ("byte", "bit")] + name: (_short, Fraction(_factor)) for name in (_short, *_long)}
 _US = {"us", "american", "metric", "full", "whole", "additional", "extra"}  # words before a unit that leave it what it is; a light year is no year
 _PER = {"/", "per", "a", "an", "every"}
@@ -152,7 +152,7 @@ _PARTS = {w: i for i, w in enumerate("half third quarter fifth sixth seventh eig
 _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less more fewer greater about approximately approx around wait actually maybe either
     between minus plus time times divided remainder if unless except wrong incorrect false true yes least most at over under above below up then though
     however factorial squared cubed sorry instead rather correction hmm should would could be probably roughly nearly almost perhaps possibly mod x infinity
-    nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past hundredth
+    nan first nope because since so without nobody none neither nothing never twice double half opposite other another root till until past too hundredth
     thousandth millionth""".split()) | set(_WORDS) | set(_PARTS) - {"quarter"} | set(_SCALES) - {"k"}
 _HEDGES = set("but however wait actually maybe perhaps unless although wrong sometimes correction sorry instead depends".split())
 _MONTHS = {m: i for i, m in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
@@ -166,7 +166,7 @@ _PART = re.compile(rf"(?:(an?|one)[ -]|({'|'.join(list(_WORDS)[2:10])})[ -])?({'
 _UNIT = re.compile(r"([^\W\d_]+|[°%‰$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
 _IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
 _COMPOUNDS = [(_IN_ALL, "")] + [(re.compile(p), r) for p, r in (
-    (r"\b(?:kmph|kph|kmh)\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\b(sq|cu)\.", r"\1"),
+    (r"\b(?:kmph|kph|kmh)\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\bsq\.", "sq"), (r"\bcu\.? ", "cubic "),
     (r"(?<=[a-z]) squared\b", "^2"), (r"(?<=[a-z]) cubed\b", "^3"))]
 _JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
@@ -175,12 +175,12 @@ _SUFFIX = re.compile(r" is (?:the|my) (?:final |correct )?(?:answer|result|total
 # A sentence that states one thing: "the total cost is", "each student gets", "Tom will have sold". Verbs are few, so that none takes it back.
 _SAYS = re.compile(r"(?:so,? )?((?:[a-z']+,? ){1,6}?)(?:will |would |can |could |must )?(is|was|are|were|be(?= )|equals|comes to|has|have|had|needs?|gets?|got|gives?|gave"
                    r"|earns?|earned|makes?|made|spends?|spent|pays?|paid|costs?|takes?|took|sells?|sold|buys?|bought|weighs?|travels?|ran|runs?|walks?|walked|saves?|saved|collects?"
-                   r"|collected|contains?|holds?|receives?|received|scores?|scored|find that [a-z] =)(?: called| named)? (?!would|will|could|of|per|is|was|in )(.+)")
+                   r"|collected|contains?|holds?|receives?|received|scores?|scored|reads?|find that [a-z] =)(?: called| named)? (?!would|will|could|of|per|is|was|in )(.+)")
 _NOT_SAID = _NOT_UNITS | set("""negative inverse reciprocal square cube only failed unknown before after next previous guess lie remove think believe doubt hardly rarely cannot
     deny unlikely suppose assume assuming say says said claim claims might may try hope wish what which whether who when where how why""".split())
 _RANGE = re.compile(r"between (.+) and (.+)|(?:from )?(.+?)(?: ?- ?| to | through )(.+)")
 _BOUNDS = {">": "> more_than greater_than over above", ">=": ">= ≥ at_least no_less_than no_fewer_than greater_than_or_equal_to",
-           "<": "< less_than fewer_than under below", "<=": "<= ≤ at_most no_more_than up_to less_than_or_equal_to"}
+           "<": "< less_than smaller_than fewer_than under below", "<=": "<= ≤ at_most no_more_than up_to less_than_or_equal_to"}
 _BOUNDS = {spelling.replace("_", " "): sign for sign, spellings in _BOUNDS.items() for spelling in spellings.split()}
 _BOUND = re.compile(rf"(?:([a-z]) ?(?:is )?)?({'|'.join(sorted(_BOUNDS, reverse=True))}) ?(.+)")
 _FLIPPED = re.compile(r"(.+?) ?([<>]=?|[≤≥]) ?([a-z])")
@@ -206,8 +206,8 @@ _LATEX = [(re.compile(p), r) for p, r in (
     (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "), (r"\\([%$#&{}_])", r"\1"))]
 # Before the case is lost: 1.5M people, but 1.5 m; 5 MW, but 5 mW; 2 A
 _CASES = [(re.compile(r"(?<=\d)" + p), r) for p, r in (
-    (r" ?M(?![\w/])", " million"), (r" ?([kKMG])B\b", r" \1byte"), (r" ?([kKMG])b\b", r" \1bit"), (r" ?[Kk](?=byte|bit)", " kilo"),
-    (r" ?G(?=byte|bit)", " giga"), (r" ?M(?=(?:byte|bit|Wh?|Hz|N|Pa|J|e?V|A|Ω|m)\b)", " mega"),
+    (r" ?M(?![\w/])", " million"), (r" ?([kKMGT])B\b", r" \1byte"), (r" ?([kKMGT])b\b", r" \1bit"), (r" ?[Kk](?=byte|bit)", " kilo"),
+    (r" ?G(?=byte|bit)", " giga"), (r" ?T(?=byte|bit)", " tera"), (r" ?M(?=(?:byte|bit|Wh?|Hz|N|Pa|J|e?V|A|Ω|m)\b)", " mega"),
     (r" ?A(?! ?\w)", " amp"), (r" ?Nm\b", " n m"), (r" ?H(?! ?\w)", " henry"), (r" ?T(?! ?\w)", " tesla"), (r" ?S(?! ?\w)", " siemens"))]
 # Roots and pi stay text, in one spelling: "2 * sqrt(3)" -> "2√3".
 _SURDS = [(re.compile(p), r) for p, r in ((r"\b(?:the )?square root of (?=\d)|\bsqrt ?|√ ?", "√"), (r"√\((\w+)\)", r"√\1"), (r"(?<![a-z])pi\b", "π"),
@@ -537,7 +537,8 @@ _MARKERS = set("""step steps first firstly second secondly third next then final
     depend depends depending factor factors situation unique interesting exciting fascinating nice helpful useful relevant certain possible simply really actually
     basically literally honestly truly somewhat rather certainly surely words word text texts sentence mention mentioned mentions place general particular fact idea
     happen happens happening able best better long short always never often sometimes said say says told tell some others another kind kinds type types part parts
-    option options choose choosing choice consideration carefully considered decision decide matter matters case cases point points detail details""".split())
+    option options choose choosing choice consideration carefully considered decision decide matter matters case cases point points detail details
+    describe explain suggest recommend summarize list wonderful amazing special experience feel feels makes once least""".split())
 _TO_GRADER = set("""grader judge evaluator evaluators verifier rater marks score reward points ignore disregard criteria criterion rubric requirements grade mark rate assign award helpful excellent
     perfect flawless outstanding""".split())
 _GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|every|an?|expert|human) (?:grader|evaluator|verifier|rater)s?"
@@ -547,11 +548,11 @@ _GRADER = re.compile(r"\b(?:dear (?:grader|judge|evaluator)|(?:the|this|any|ever
                      r"|(?:ignore|disregard) (?:all |the |any |your )?(?:previous|prior|above|other|rubric|criteria)|reward (?:model|function)"
                      r"|(?:meets|satisfies|fulfil?ls) (?:all|every) (?:of )?(?:the |your )?(?:criteria|criterion|rubric|requirements))", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\[(?:insert|your|add|put|write|fill|the|an?) [a-z ]{2,60}\]|\b(?:goes|your [a-z]+|insert [a-z ]{0,30}|thinking|text) here\b"
-                          r"|^(?:the )?final answer$|step-by-step thinking", re.IGNORECASE)
+                          r"|^(?:the )?final answer$|step-by-step thinking|(?:see|found|given|shown|stated|explained) (?:in )?(?:(?:the|my) )?(?:[a-z]+ )?(?:above|reasoning|trace|below)", re.IGNORECASE)
 # Pairs of words that no sentence has: an article before a preposition, a preposition before a verb.
 _SALAD = {(a, b) for befores, afters in (
     ("the an my your our their every", "of to in on at by for from with and or but is are was were that it he she they we you as be if"),
-    ("of at from with into for by", "and or is are was were of but if to for as"), ("and or but", "of or"), ("to", "of and is are was were in"))
+    ("of at from with into for by", "and or is are was were of but if to for as"), ("to", "of and is are was were in"))
           for a in befores.split() for b in afters.split()}
 
 
@@ -583,7 +584,8 @@ class Text:
 
   @functools.cached_property
   def honest(self):
-    """0 if the text addresses whoever grades it or is a form that was not filled in, else 1. "Give me full marks." -> 0, "[your answer]" -> 0"""
+    """0 if the text addresses whoever grades it or is a form that was not filled in, or points elsewhere, else 1.
+    "Give me full marks." -> 0, "[your answer]" -> 0, "See above." -> 0"""
     blank = len(self.words) < 12 and _PLACEHOLDER.search(self.text)
     return 0.0 if blank or not _TO_GRADER.isdisjoint(self.words) and _GRADER.search(self.text) else 1.0
 
@@ -593,7 +595,8 @@ class Text:
     woven = sum(map(_FUNCTION.__contains__, self.words)) + len(self.words) - sum(map(str.isalpha, self.words))
     after = self.words[1:]
     salad = 0 if _SALAD.isdisjoint(zip(self.words, after)) else sum(map(_SALAD.__contains__, zip(self.words, after)))
-    salad += sum(map(str.isalpha, itertools.compress(after, map(operator.eq, self.words, after))))  # the same word twice
+    twice = sum(map(str.isalpha, itertools.compress(after, map(operator.eq, self.words, after))))
+    salad += max(0, twice - 1)  # the same word twice; once it may be "Ann beat Ben, Ben beat Carl"
     return max(0.0, 1 - 10 * salad / max(1, len(self.words))) * sum([3 <= len(words) <= 50 for _, words, _ in self.sentences]) / max(1, len(self.sentences)) * min(1.0, 5 * woven / max(1, len(self.words)))
 
 
@@ -620,7 +623,7 @@ def _equations(text):
   return found
 
 
-_MEASURE = re.compile(r"(?<=\d) (?:[a-zA-Z]{2,12}|[ΩωAVWNJCKmgsh])(?= [-+*/×÷=])")  # 2 A * 6 Ω = 12 V, 12 rows * 15 trees = 180 trees
+_MEASURE = re.compile(r"(?<=\d) (?:[a-zA-Z]{2,12}|[ΩωAVWNJCKmgsh])(?:\^?[23²³])?(?:/[a-z]{1,6})?(?= [-+*/×÷=])")  # 2 A * 6 Ω = 12 V, 12 rows * 15 trees = 180 trees
 _RESULT = re.compile(r"\$?(-?\d[\d,]*(?:\.\d+)?|\.\d+)%?")
 # Atomic: what goes on after it, as in 12 * (3 + 4), is not cut off
 _RIGHT = re.compile(r"\s*((?>-?\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?(?:\s*[-+*/x×÷−]\s*\$?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)%?)*))(?!\s*[*/×÷^(]|\s*[-+−]\s*\(|,?\d)")
@@ -676,12 +679,15 @@ class Row:
     self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:])
     self.steps = self.fresh = self.held = spent = restated = 0
     self.shown = False  # whether an equation that holds ends at the answer
-    known, seen, touched, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), {}
+    known, seen, touched, linked, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), set(), {}
     for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
       stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
       unseen, right, numbers = stems - seen, sum(stated.values()), len(stems) - sum(map(str.isalpha, stems))
       new = sum(map(str.isalpha, unseen))
       new += 2 * (new < len(unseen) and any(map(str.isalpha, stems & known)))  # a number, of something that is spoken of
+      if not new and not stems <= linked and len(stems & self.prompt.stems) > 1:  # words of the prompt, put together in another way
+        copied = self.prompt.triples.intersection(zip(words, words[1:], words[2:]))
+        new, linked = 0.5 * (2 * len(copied) < len(words) - 2), linked | stems
       ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
       tied = 1.0 if not stems.isdisjoint(known) else 0.0 if self.checked else 0.5  # a plan may speak of what is not there yet
       if (new or right or ends) and tied and (numbers < 2 or numbers <= sum(map(str.isalpha, words)) + 2 * len(stated) + 1):
@@ -775,17 +781,19 @@ def open_ended(row):
   code = len(_SYMBOL.findall(text.text)) > 1
   formed = code or n < 8 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
   overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
-  shared = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
-  relevance = (0.5 + 0.5 * math.sqrt(min(1.0, 5 * shared))) ** 1.5  # good text need not share a word: that is neutral, not bad
+  common = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
+  relevance = (0.5 + 0.5 * math.sqrt(min(1.0, 5 * common))) ** 1.5  # good text need not share a word: that is neutral, not bad
   quality = 0.3 + 0.7 * (0.9 if formed else text.prose) ** (1 / 3)
   # what the question has not, or much of what it has (a summary): a quarter of a text's words, a tenth of a long one's
   new = len(text.stems - asked)
-  said = new - len(_DIGITS & text.stems) + max(0, len(text.stems) - new - (0 if n < 8 else 4))
+  echo = list(map(asked.__contains__, map(_stem, text.words)))
+  shared = len(text.stems) - new
+  said = max(0, new - len(_DIGITS & text.stems) + max(0, shared - (0 if n < 8 else 4)) - (sum(echo) - shared) / 2)
   dense = 1.0 if code or n < 4 else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
   novelty = 1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples))
   full = 1.0 if n < 8 else (sum([len(words) for _, words, stems in text.sentences if stems]) / n) ** 2
-  echo = list(map(asked.__contains__, map(_stem, text.words)))  # a run of the question's words is a list of keywords
-  full *= 1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n)
+  if row.task != "summarization":  # elsewhere, a run of the question's words is a list of keywords
+    full *= 1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n)
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
   return min(1.0, relevance * quality * dense * text.variety * novelty * row.original * full * thought * text.honest * row.trace.honest)
 
