@@ -608,6 +608,15 @@ def test_script_samples_and_errors():
     assert result.returncode not in (0, None) and word in result.stderr and "Traceback" not in result.stderr
 
 
+def test_readme_shows_the_presets_of_the_code():
+  lines = (pathlib.Path(__file__).parent / "README.md").read_text(encoding="utf-8").splitlines()
+  for preset, weights in rewards.PRESETS.items():
+    cells = next(line for line in lines if line.startswith(f"| `{preset}`")).split("|")[2:4]
+    for cell, other in zip(cells, (("open_ended",), rewards.NEED_CHECK), strict=True):
+      shown = {name: float(weight) for name, weight in (part.rsplit(" ", 1) for part in cell.strip().split(", "))}
+      assert shown == {name: weight for name, weight in weights.items() if name not in other}
+
+
 # ---------------------------------------------------------------- Judge
 
 
