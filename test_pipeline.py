@@ -533,6 +533,24 @@ def test_decoding_padding_and_plain_calls_agree(kind, folders):
       assert temperature or (logits.argmax(-1) == c.ids).all()
 
 
+def test_stop_tokens_are_kept_where_a_completion_ended_and_noise_is_the_seeds(trained):
+  folder = pathlib.Path(trained.flags[0].partition("=")[2])
+  model, tokenizer = loaded(folder), sft.load_tokenizer(folder)
+  sft.restore(model, sft.find_checkpoint(trained.run)[0], 0)
+  prompts = [sft.encode(tokenizer, data.format_prompt(f"Add {n} and 5."), bos=True) for n in range(8)]
+  draw = lambda seed, limit=32: sft.Sampler(model, tokenizer, sft.make_mesh("1,1"))(
+      prompts, max_prompt_length=32, max_completion_length=limit, num_generations=4, temperature=1.0, seed=seed)
+  ended, cut = draw(0), draw(0, limit=16)
+  assert all(c.ids[-1] in tokenizer.stop_ids and not c.truncated for c in ended) and all(c.truncated for c in cut)
+  for c in ended + cut:  # a stop token is the last of what is trained on, or is not there
+    assert not set(c.ids[:-1]) & set(tokenizer.stop_ids) and c.truncated == (c.ids[-1] not in tokenizer.stop_ids)
+  batch = sft.make_batch(prompts, [c.ids for c in ended[::4]], 0, 32, 32)
+  last = batch["completion_mask"].sum(1) - 1
+  assert set(batch["completion_ids"][np.arange(8), last].tolist()) <= set(tokenizer.stop_ids)
+  texts = lambda completions: [c.text for c in completions]
+  assert texts(draw(0)) == texts(ended) != texts(draw(1))
+
+
 def test_gguf_file_becomes_the_folder_it_was_made_from(folders, tmp_path):
   gguf = pytest.importorskip("gguf")
   safetensors = pytest.importorskip("safetensors.numpy")
