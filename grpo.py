@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import time
 from typing import Any, Iterator
 
@@ -35,6 +36,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tunix.rl import algo_core
+from tunix.rl import common as rl_common
 from tunix.rl import function_registry
 from tunix.rl import rl_cluster
 from tunix.rl.grpo import grpo_learner
@@ -75,6 +78,7 @@ AGGREGATIONS = {
     "sequence": "over a completion's tokens, then over completions (GRPO)",
     "token": "over all tokens of the step (DAPO)",
     "constant": "sum over tokens / (completions x --max_completion_length) (Dr. GRPO)"}
+ENGINES = {"vllm": ("vllm", "vllm_jax"), "sglang_jax": ("sgl_jax", "sglang_jax")}  # rollout: (package, its name in Tunix's weight mappings)
 UPDATE_METRICS = ("kl", "clip_fraction", "entropy", "rollout_difference")  # token means over the update
 BEFORE = {"math": "runs/sft", "mixed": "runs/math"}  # the leg that a stage starts from
 
@@ -116,6 +120,11 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   absl_flags.DEFINE_bool("skip_zero_variance", None, "Leave groups with equal rewards out of the update and do not pay for them (in quarters of a "
                          "micro-batch); they have no policy gradient, only a KL term. The loss is still divided by all groups." + by_model("skip_zero_variance"), flag_values=fv)
   number("temperature", None, "Sampling temperature; the loss divides the logits by it too." + by_model("temperature"))
+  # Speed: this repository's paths and Tunix's own, for comparison
+  absl_flags.DEFINE_enum("rollout", "shared", ["shared", "vanilla", *ENGINES], "shared: one prefill per prompt, stop token kept; vanilla: Tunix's own sampler; "
+                         "vllm, sglang_jax: those engines through Tunix, where it can serve the model.", flag_values=fv)
+  absl_flags.DEFINE_enum("loss", "chunked", ["chunked", "stock"], "chunked: log-probabilities of the completions only, in chunks; stock: Tunix's GRPO loss and "
+                         "reference pass on prompt and completion, at full length.", flag_values=fv)
   integer("eval_every", None, "Steps between checks of greedy completions on held-out prompts." + by_model("eval_every"))
   integer("eval_prompts", 64, "Held-out prompts in such a check; 0: no checks.")
 
@@ -126,10 +135,10 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
 class SharedPrefillRollout(base_rollout.BaseRollout):
   """Tunix rollout engine around sft.Sampler: one prefill per prompt, stop tokens kept, log-probabilities returned."""
 
-  def __init__(self, *, rollout_actor, tokenizer, mesh, rollout_config, num_generations):
+  def __init__(self, *, rollout_actor, tokenizer, mesh, rollout_config, num_generations, max_rows):
     del rollout_config  # comes again with every call
     self._tokenizer, self._num_generations = tokenizer._tokenizer, num_generations  # pylint: disable=protected-access
-    self.sampler = sft.Sampler(rollout_actor, self._tokenizer, mesh)
+    self.sampler = sft.Sampler(rollout_actor, self._tokenizer, mesh, max_rows)
 
   def generate(self, prompts, rollout_config, **kwargs):
     """Completions of prompts that come repeated G times in a row, as Tunix's learner sends them."""
@@ -158,6 +167,17 @@ class SharedPrefillRollout(base_rollout.BaseRollout):
     return self.sampler.model
 
 
+def check_engine(engine: str, model: nnx.Module) -> None:
+  """Raises ValueError if a rollout engine of ENGINES is not installed, or Tunix cannot hand it this model's weights."""
+  package, backend = ENGINES[engine]
+  if importlib.util.find_spec(package) is None:
+    raise ValueError(f"--rollout={engine} needs the package {package}, which is not installed: see its page on how to install it for your accelerator, or leave the flag out")
+  try:
+    model.to_hf_mappings(backend)
+  except (AttributeError, RuntimeError) as e:
+    raise ValueError(f"--rollout={engine} cannot serve this model: this Tunix has no {backend} weight mapping for {type(model).__name__}; leave the flag out") from e
+
+
 # --- Update -----------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +194,7 @@ def group_advantages(reward: np.ndarray, num_generations: int, advantage: str = 
 
 def token_weight(lengths: np.ndarray, aggregation: str, limit: int, left_out: np.ndarray) -> np.ndarray:
   """What a token of each of a step's completions [B * G] counts in the loss, see AGGREGATIONS; nothing if it is left out."""
-  denominator = {"sequence": len(lengths) * lengths, "token": lengths.sum(), "constant": len(lengths) * limit}[aggregation]
+  denominator = {"sequence": len(lengths) * np.maximum(1, lengths), "token": max(1, lengths.sum()), "constant": len(lengths) * limit}[aggregation]
   return np.where(left_out, 0.0, 1.0 / denominator).astype(np.float32)
 
 
@@ -214,6 +234,16 @@ def policy_loss(model, batch, algo_config, pad_id, eos_id):
   return jnp.sum(jnp.where(mask, loss, 0.0) * batch["weights"]), aux
 
 
+@function_registry.register_policy_loss_fn("stock_grpo")
+def stock_loss(model, batch, algo_config, pad_id, eos_id):
+  """Tunix's own GRPO loss of a micro-batch, with the metrics that it has."""
+  example = rl_common.TrainExample(
+      **{name: batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")},
+      ref_per_token_logps=batch.get("reference_logps"), old_per_token_logps=batch.get("old_logps"))
+  loss, aux = algo_core.grpo_loss_fn(model, example, algo_config, pad_id, eos_id)
+  return loss, {"kl": aux["kl"], "clip_fraction": aux["pg_clipfrac"], "entropy": aux["entropy"]}
+
+
 def grade(reward_fns: list[Any], completions: list[str], examples: list[data.Example]) -> tuple[dict[str, np.ndarray], list[bool]]:
   """(weighted reward components [rows] by name, whether right, of the rows that can be checked) of one completion per example."""
   prompts = [data.format_prompt(e.question) for e in examples]
@@ -232,7 +262,8 @@ class Learner(grpo_learner.GRPOLearner):
 
   def __init__(self, *args, reference, mesh, fv, llm_judge, final_fns, **kwargs):
     super().__init__(*args, **kwargs)
-    self.rl_cluster.actor_trainer.with_rl_metrics_to_log({name: np.mean for name in UPDATE_METRICS})
+    self._update_metrics = UPDATE_METRICS[:-1] if fv.loss == "stock" else UPDATE_METRICS
+    self.rl_cluster.actor_trainer.with_rl_metrics_to_log({name: np.mean for name in self._update_metrics})
     self._reference, self._mesh, self._fv, self._llm_judge, self._final_fns = reference, mesh, fv, llm_judge, final_fns
     # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
     quarters = sorted({-(-fv.micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
@@ -265,14 +296,15 @@ class Learner(grpo_learner.GRPOLearner):
     Returns:
       (micro-batches ready for the update, the record's reward metrics, one sample dict per completion).
     """
-    fv, g = self._fv, self._fv.num_generations
+    fv, g, stock = self._fv, self._fv.num_generations, self._fv.loss == "stock"
     start = time.time()
     self.rl_cluster.cluster_config.rollout_config.seed = training_input["seed"]
     rows = [e for e in training_input["examples"] for _ in range(g)]
     prompts = [data.format_prompt(e.question) for e in rows]
     out = self.rl_cluster.generate(prompts, mode=mode, micro_batch_size=len(prompts))
     lengths = np.array([len(x) for x in out.tokens])
-    truncated = np.array([x[-1] not in self.rl_cluster.tokenizer._tokenizer.stop_ids for x in out.tokens])  # pylint: disable=protected-access
+    stop_ids = self.rl_cluster.tokenizer._tokenizer.stop_ids  # pylint: disable=protected-access
+    truncated = np.array([len(x) == fv.max_completion_length and x[-1] not in stop_ids for x in out.tokens])  # Tunix's sampler cuts the stop token off
     rolled = time.time()
 
     parts, correct = grade(self.reward_manager.reward_fns, out.text, rows)
@@ -291,15 +323,20 @@ class Learner(grpo_learner.GRPOLearner):
     chosen = self._micro_batch_rows(equal)
     batches = []
     for i in chosen:
-      batch = sft.make_batch([training_input["prompt_ids"][j // g] for j in i], [out.tokens[j] for j in i],
-                             self.rl_cluster.rollout.pad_id(), fv.max_prompt_length, fv.max_completion_length)
+      batch = sft.make_batch([training_input["prompt_ids"][j // g] for j in i[::g]], [out.tokens[j] for j in i],
+                             self.rl_cluster.rollout.pad_id(), fv.max_prompt_length, fv.max_completion_length, trim=not stock)
+      if stock or not sft.can_share_prompts(self.rl_cluster.actor_trainer.model, self._mesh, batch):
+        batch.update({name: np.repeat(batch[name], g, axis=0) for name in ("prompt_ids", "prompt_mask")})
       mask = batch["completion_mask"].astype(np.float32)
       batch["advantages"] = advantages[i]
       batch["weights"] = mask * weight[i, None] * len(chosen)
       batch["shares"] = mask * share[i, None].astype(np.float32) * len(chosen)
       batch["rollout_logps"] = np.zeros_like(mask)
       batch["rollout_logps"][batch["completion_mask"]] = np.concatenate([out.logprobs[j] for j in i])
-      if fv.beta:
+      if fv.beta and stock:
+        batch["reference_logps"] = np.asarray(self.rl_cluster.get_ref_per_token_logps(
+            batch["prompt_ids"], batch["completion_ids"], self.rl_cluster.rollout.pad_id(), self.rl_cluster.rollout.eos_id()))
+      elif fv.beta:
         batch["reference_logps"] = self._logps(self._reference, batch)
       if fv.num_iterations > 1:
         batch["old_logps"] = self._logps(self.rl_cluster.actor_trainer.model, batch)
@@ -328,7 +365,7 @@ class Learner(grpo_learner.GRPOLearner):
         now = time.time()
         record = {"step": trainer.train_steps, "loss": metrics["loss"], "grad_norm": metrics["grad_norm"],
                   **{k: v for k, v in rewarded.items() if not k.startswith("time/")},
-                  **{name: metrics[name] for name in UPDATE_METRICS},
+                  **{name: metrics[name] for name in self._update_metrics},
                   **{k: v if iteration == 0 else 0.0 for k, v in rewarded.items() if k.startswith("time/")},
                   "time/update": now - start, "time/step": now - step_end}
         step_end = now
@@ -367,6 +404,8 @@ def main(fv: absl_flags.FlagValues) -> None:
       (fv.num_iterations < 1 or fv.max_steps % max(1, fv.num_iterations), f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}"),
       (not 0 <= fv.math_fraction <= 1, f"--math_fraction={fv.math_fraction} must lie in [0, 1]"),
       (fv.temperature <= 0, f"--temperature={fv.temperature} must be above 0"), (fv.beta < 0, f"--beta={fv.beta} must not be negative"),
+      (fv.loss == "stock" and (fv.skip_zero_variance or fv.mask_truncated or fv.loss_aggregation != "sequence"),
+       "--loss=stock knows --loss_aggregation=sequence only, and neither --skip_zero_variance nor --mask_truncated"),
       (min(fv.epsilon, fv.epsilon_high) <= 0, f"--epsilon={fv.epsilon} and --epsilon_high={fv.epsilon_high} must be above 0")) if wrong])
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights), llm_judge)
@@ -383,7 +422,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   parts, held_out = load_examples(fv, "train"), load_examples(fv, "validation")
   folder = data.resolve_model(fv.model)
   sft.check_model(folder, fv.max_prompt_length + fv.max_completion_length)
-  sft.check_memory(folder, fv, fv.batch_size * fv.num_generations)
+  max_rows = sft.check_memory(folder, fv, fv.num_generations)
   tokenizer = sft.load_tokenizer(folder)
   fits = lambda parts: [(sft.encode_prompts(tokenizer, rows, fv.max_prompt_length)[0], share) for rows, share in parts]
   parts = fits(parts)
@@ -411,6 +450,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Model ---
   model = sft.load_model(folder, mesh, dtype=fv.dtype, lora_rank=fv.lora_rank, lora_alpha=fv.lora_alpha, seed=fv.seed,
                          replicate_base=fv.replicate_base, remat=fv.remat)
+  if fv.rollout in ENGINES:
+    check_engine(fv.rollout, model)
   if run.started_from():
     sft.restore(model, run.started_from(), fv.lora_rank)
   reference = None
@@ -425,18 +466,24 @@ def main(fv: absl_flags.FlagValues) -> None:
       actor=model, reference=reference, tokenizer=tokenizer,
       cluster_config=rl_cluster.ClusterConfig(
           role_to_mesh={role.ACTOR: mesh, role.REFERENCE: mesh, role.ROLLOUT: mesh},
-          rollout_engine=functools.partial(SharedPrefillRollout, num_generations=fv.num_generations),
+          rollout_engine=fv.rollout if fv.rollout != "shared" else
+          functools.partial(SharedPrefillRollout, num_generations=fv.num_generations, max_rows=max_rows),
           training_config=rl_cluster.RLTrainingConfig(
               actor_optimizer=optimizer, eval_every_n_steps=10**9, max_steps=fv.max_steps, mini_batch_size=fv.batch_size,
               train_micro_batch_size=fv.micro_batch_size if fv.micro_batch_size < fv.batch_size else None,
               checkpoint_root_directory=str(run.folder.absolute()), checkpointing_options=run.checkpointing_options()),
           rollout_config=base_rollout.RolloutConfig(
               max_tokens_to_generate=fv.max_completion_length, max_prompt_length=fv.max_prompt_length, temperature=fv.temperature,
+              kv_cache_size=fv.max_prompt_length + fv.max_completion_length + 8, return_logprobs=True,  # both for the other engines
+              rollout_vllm_model_version=str(folder), rollout_sglang_jax_model_version=str(folder),
               top_p=1.0, top_k=None, eos_tokens=list(tokenizer.stop_ids))))
+  cluster._anchor_policy_state = None  # one more copy of all weights, for a method that is not used here  # pylint: disable=protected-access
   learner = Learner(
       rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, fv=fv, llm_judge=llm_judge, final_fns=final_fns,
       algo_config=Config(
-          policy_loss_fn="relay_grpo", num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
+          policy_loss_fn="stock_grpo" if fv.loss == "stock" else "relay_grpo",
+          kl_loss_mode="low_var_kl", loss_algo="gspo-token" if fv.importance == "sequence" else "grpo",  # what Tunix's loss calls k3 and GSPO-token
+          num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
           epsilon=fv.epsilon, epsilon_high=fv.epsilon_high, importance=fv.importance))
   trainer = cluster.actor_trainer
   first = trainer.train_steps
@@ -446,11 +493,13 @@ def main(fv: absl_flags.FlagValues) -> None:
   print(f"grpo {fv.stage}: {fv.model} from {run.info['started_from']}, {pass_rows} prompts a pass, step {first} to {fv.max_steps} "
         f"({fv.batch_size} prompts x {fv.num_generations} completions), mesh {dict(mesh.shape)}")
 
+  sampler = sft.Sampler(trainer.model, tokenizer, mesh, max_rows)
+
   def validate() -> dict[str, float]:
     """Reward, correctness and format of greedy completions on held-out prompts."""
     ids = [sft.encode(tokenizer, data.format_prompt(e.question), bos=True) for e in checked]
-    texts = [c.text for c in cluster.rollout.sampler(ids, max_prompt_length=fv.max_prompt_length,
-                                                      max_completion_length=fv.max_completion_length)]
+    texts = [c.text for c in sampler(ids, max_prompt_length=fv.max_prompt_length,
+                                     max_completion_length=fv.max_completion_length)]
     parts, correct = grade(final_fns or reward_fns, texts, checked)
     if llm_judge:
       llm_judge.take_counts()  # a step's record counts its own rollout

@@ -451,10 +451,10 @@ def pad(rows: Sequence[Sequence[int]], length: int, value: int, left: bool = Fal
   return out
 
 
-def make_batch(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int, max_prompt: int, max_target: int) -> dict[str, np.ndarray]:
-  """One batch: prompt_ids, prompt_mask [B, P] (padded on the left) and completion_ids, completion_mask [B, T]."""
-  p = bucket(max(map(len, prompts)), max_prompt)
-  t = bucket(max(map(len, targets)), max_target)
+def make_batch(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int, max_prompt: int, max_target: int, trim: bool = True) -> dict[str, np.ndarray]:
+  """One batch: prompt_ids, prompt_mask [B, P] (padded on the left) and completion_ids, completion_mask [B, T], as long as needed or, without `trim`, as allowed."""
+  p = bucket(max(map(len, prompts)), max_prompt) if trim else max_prompt
+  t = bucket(max(1, *map(len, targets)), max_target) if trim else max_target
   lengths = np.array([len(x) for x in targets])
   return {
       "prompt_ids": pad(prompts, p, pad_id, left=True),
@@ -494,25 +494,29 @@ def check_model(folder: pathlib.Path, max_length: int) -> None:
   model_from_config(folder)
 
 
-def check_memory(folder: pathlib.Path, fv: absl_flags.FlagValues, rows: int = 0) -> None:
-  """Raises ValueError if weights, gradients, optimiser and the KV cache of `rows` completions alone exceed a device's memory.
+def check_memory(folder: pathlib.Path, fv: absl_flags.FlagValues, num_generations: int = 0) -> int:
+  """How many completions fit into memory at a time; ValueError if weights, gradients, optimiser and those of one prompt do not.
 
-  A lower bound: activations come on top, and everything is taken to be spread evenly, but for a replicated base.
+  An estimate from shapes, so that it is the same whenever a run continues: activations come on top of it, and everything is
+  taken to be spread evenly over the devices, but for a replicated base.
   """
   c, devices = data.model_config(folder), jax.device_count()
   size = 4 if fv.dtype == "float32" or fv.dtype == "auto" and jax.default_backend() == "cpu" else 2
   shapes = [shape for _, shape in data.tensors(c).values()]
   weights = sum(map(math.prod, shapes))
   trained = fv.lora_rank * sum(sum(shape) for shape in shapes[1:] if len(shape) == 2) if fv.lora_rank else weights
-  cache = 2 * size * rows * (fv.max_prompt_length + fv.max_completion_length) * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"]
+  cache = 2 * size * (fv.max_prompt_length + fv.max_completion_length) * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"]
+  completion = (cache + 16 * c["vocab_size"]) / devices  # four float32 rows of logits, to draw a token from
   parts = {"base weights": weights * size / (1 if fv.replicate_base else devices), "gradients and optimiser": trained * (12 if size == 4 else 14) / devices,
-           f"KV cache of {rows} completions": cache / devices}
+           f"KV cache of {num_generations} completions": num_generations * completion}
   limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
   if jax.default_backend() == "cpu":
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / devices
   if limit and sum(parts.values()) > limit:
     raise ValueError(f"this needs at least {sum(parts.values()) / 1e9:.1f} GB per device ({', '.join(f'{k} {v / 1e9:.1f}' for k, v in parts.items())}), here are "
                      f"{limit / 1e9:.1f}: lower --batch_size, --max_completion_length or --lora_rank, leave out --replicate_base, or take a smaller --model")
+  free = 0.8 * limit - sum(list(parts.values())[:2]) if limit else math.inf
+  return max(num_generations, int(min(free / completion, 2**20)))
 
 
 def model_from_config(folder: pathlib.Path, *, replicate_base: bool = False, remat: str = "none") -> tuple[Any, Any]:
@@ -580,7 +584,8 @@ def restore(model: nnx.Module, step_dir: pathlib.Path, lora_rank: int) -> None:
 
 def decode_logits(model: nnx.Module, hidden: jax.Array) -> jax.Array:
   """Vocabulary logits in float32 of final hidden states [..., D], as the model's own head computes them."""
-  logits = model.embedder.decode(hidden).astype(jnp.float32)
+  # Not embedder.decode: in a loop XLA would keep a transposed copy of the embedding for it.
+  logits = jnp.einsum("...d,vd->...v", hidden, model.embedder.input_embedding.get_value()).astype(jnp.float32)
   cap = getattr(model, "final_logits_softcap", None)  # Gemma 2
   return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -591,70 +596,132 @@ def final_hidden(model: nnx.Module, ids: jax.Array, positions: jax.Array, cache:
   return nnx.pop(model, nnx.Intermediate)["all_hidden_states"].get_value()[-1], cache
 
 
-def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0) -> jax.Array:
-  """Log-probabilities [B, T] of the completion tokens under the policy at `temperature`.
+def prefill(model: nnx.Module, ids: jax.Array, mask: jax.Array) -> tuple[jax.Array, Any]:
+  """(final hidden states [B, P, D], KV cache of P columns) of prompts [B, P], padded on the left."""
+  b, p = ids.shape
+  config = model.config
+  kv = jnp.zeros((b, p, config.num_kv_heads, config.head_dim), model.embedder.input_embedding.get_value().dtype)
+  cache = {f"layer_{i}": {"k": kv, "v": kv, "end_index": jnp.zeros((b,), jnp.int32)} for i in range(config.num_layers)}
+  positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+  return final_hidden(model, ids, positions, cache, jnp.tril(jnp.ones((p, p), bool))[None] & mask[:, None])
+
+
+def grow_cache(cache: Any, num_generations: int, length: int) -> Any:
+  """The cache of B prompts for G completions each [B * G], with `length` more columns."""
+  repeat = lambda x: jnp.repeat(x, num_generations, axis=0)
+  grow = lambda x: jnp.pad(repeat(x), ((0, 0), (0, length), (0, 0), (0, 0)))
+  return {name: {"k": grow(c["k"]), "v": grow(c["v"]), "end_index": repeat(c["end_index"])} for name, c in cache.items()}
+
+
+def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_logits: int = 2**26) -> jax.Array:
+  """Log-probabilities [B * G, T] of the completion tokens under the policy at `temperature`.
 
   Args:
     model: a policy; call inside jit, split and merged there.
-    batch: has prompt_ids, prompt_mask [B, P] (padded left) and completion_ids, completion_mask [B, T] (padded right).
+    batch: has prompt_ids, prompt_mask [B, P] (padded left) and completion_ids, completion_mask [B * G, T] (padded right). With
+      G > 1 a prompt is run once and its keys and values serve its G completions; see prompts_can_be_shared.
     temperature: logits are divided by it, as the rollout's were.
+    max_logits: how many logits a device holds at a time; 2^26 are 256 MB in float32.
   Returns:
-    float32 [B, T]; entries outside the mask are meaningless.
+    float32 [B * G, T]; entries outside the mask are meaningless.
   """
-  p, t = batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
-  ids = jnp.concatenate([batch["prompt_ids"], batch["completion_ids"]], axis=1)
-  valid = jnp.concatenate([batch["prompt_mask"], batch["completion_mask"]], axis=1)
+  prompt_mask, targets, mask = batch["prompt_mask"], batch["completion_ids"], batch["completion_mask"]
+  (rows, t), (b, p) = targets.shape, prompt_mask.shape
+  g = rows // b
+  valid = jnp.concatenate([jnp.repeat(prompt_mask, g, axis=0), mask], axis=1)
   positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)
-  mask = jnp.tril(jnp.ones((p + t, p + t), bool))[None] & valid[:, None]
-  hidden, _ = final_hidden(model, ids, positions, None, mask)
-  hidden = hidden[:, p - 1:-1]  # position i predicts token i + 1
-  # At most 2^25 logits (128 MB in float32) live at a time; the backward pass computes them again, chunk by chunk.
-  chunk = max(1, min(t, 2**25 // (model.embedder.num_embed * ids.shape[0])))
-  while t % chunk:
-    chunk -= 1
+  attends = jnp.tril(jnp.ones((p + t, p + t), bool))[None] & valid[:, None]
+  if g == 1:
+    hidden, _ = final_hidden(model, jnp.concatenate([batch["prompt_ids"], targets], axis=1), positions, None, attends)
+    hidden = hidden[:, p - 1:-1]  # position i predicts token i + 1
+  else:
+    last, cache = prefill(model, batch["prompt_ids"], prompt_mask)
+    hidden, _ = final_hidden(model, targets, positions[:, p:], grow_cache(cache, g, t), attends[:, p:])
+    hidden = jnp.concatenate([jnp.repeat(last[:, -1:], g, axis=0), hidden[:, :-1]], axis=1)
 
-  @jax.checkpoint
-  def chunk_logps(hidden, targets):
+  def logps(hidden, targets):
     logits = decode_logits(model, hidden) / temperature
     return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
 
+  chunk_logps = _with_slopes(logps) if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)) else jax.checkpoint(logps)
+  chunk = max(1, min(t, max_logits * len(jax.devices()) // (model.embedder.num_embed * rows)))
+  while t % chunk:
+    chunk -= 1
   if chunk == t:
-    return chunk_logps(hidden, batch["completion_ids"])
-  split = lambda x: jnp.moveaxis(x.reshape(x.shape[0], t // chunk, chunk, *x.shape[2:]), 1, 0)
-  out = jax.lax.map(lambda x: chunk_logps(*x), (split(hidden), split(batch["completion_ids"])))
-  return jnp.moveaxis(out, 0, 1).reshape(-1, t)
+    return chunk_logps(hidden, targets)
+  split = lambda x: jnp.moveaxis(x.reshape(rows, t // chunk, chunk, *x.shape[2:]), 1, 0)
+  out = jax.lax.map(lambda x: chunk_logps(*x), (split(hidden), split(targets)))
+  return jnp.moveaxis(out, 0, 1).reshape(rows, t)
+
+
+def can_share_prompts(model: nnx.Module, mesh: jax.sharding.Mesh, batch: Any) -> bool:
+  """Whether token_logps may be given each prompt once, for all its completions.
+
+  Tunix's Gemma 3 counts its sliding window in columns from the first of the call, so nothing may fall out of the window;
+  and the prompts have to spread over the mesh as the completions do.
+  """
+  (b, p), t = batch["prompt_ids"].shape, batch["completion_ids"].shape[1]
+  return p + t <= model.config.sliding_window_size and b % mesh.shape["fsdp"] == 0
+
+
+def _with_slopes(logps: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """`logps` of a frozen vocabulary, differentiated in the forward pass: the logits are computed once, not once more in the backward pass.
+
+  A token's log-probability depends on its own hidden state [D] only, so its slope is one more [D], whatever the loss makes of it.
+  """
+  wrapped = jax.custom_vjp(logps)
+
+  def forward(hidden, targets):
+    out, pullback = jax.vjp(lambda h: logps(h, targets), hidden)
+    return out, pullback(jnp.ones_like(out))[0]
+
+  wrapped.defvjp(forward, lambda slope, grad: ((slope * grad[..., None]).astype(slope.dtype), None))
+  return wrapped
 
 
 # --- Sampling ---------------------------------------------------------------------------------------------------------
 
 
-def _sample(graphdef, state, prompt_ids, prompt_mask, key, temperature, *, num_generations, max_new_tokens, greedy, stop_ids, pad_id):
+def draw_tokens(keys: jax.Array, logits: jax.Array) -> jax.Array:
+  """Tokens [rows] drawn from softmax(logits [rows, V]), each with its own key [rows].
+
+  Inverts the cumulative distribution, first over blocks of tokens, then in one block: one random number a row, where
+  jax.random.categorical takes one for every token of the vocabulary, half the time of a decoding step on a CPU.
+  """
+  rows, vocabulary = logits.shape
+  block = 2 ** (vocabulary.bit_length() // 2)  # about the square root
+  weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
+  weights = jnp.pad(weights, ((0, 0), (0, -vocabulary % block))).reshape(rows, -1, block)
+  below = lambda x, total: jnp.minimum(x, total * (1 - 1e-6))  # rounding never reaches past the last token that has weight
+  blocks = jnp.cumsum(jnp.sum(weights, axis=2), axis=1)
+  drawn = below(jax.vmap(jax.random.uniform)(keys) * blocks[:, -1], blocks[:, -1])[:, None]
+  i = jnp.argmax(blocks > drawn, axis=1)[:, None]
+  before = jnp.where(i > 0, jnp.take_along_axis(blocks, jnp.maximum(i - 1, 0), axis=1), 0.0)
+  tokens = jnp.cumsum(jnp.take_along_axis(weights, i[..., None], axis=1)[:, 0], axis=1)
+  j = jnp.argmax(tokens > below(drawn - before, tokens[:, -1:]), axis=1)
+  return i[:, 0] * block + j
+
+
+def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_generations, max_new_tokens, greedy, stop_ids, pad_id):
   """Prefills B prompts once, copies their caches to G completions each, and decodes until all have stopped.
 
   Args:
     prompt_ids, prompt_mask: [B, P], padded on the left.
+    keys: [B * G], the noise of each completion.
   Returns:
     ids [B * G, T] padded with pad_id, lengths [B * G] (the stop token counts), log-probabilities [B * G, T] of what was drawn.
   """
-  b, p = prompt_ids.shape
-  rows = b * num_generations
+  rows = prompt_ids.shape[0] * num_generations
   model = nnx.merge(graphdef, state)
-  config = model.config
-  kv = jnp.zeros((b, p, config.num_kv_heads, config.head_dim), model.embedder.input_embedding.get_value().dtype)
-  cache = {f"layer_{i}": {"k": kv, "v": kv, "end_index": jnp.zeros((b,), jnp.int32)} for i in range(config.num_layers)}
-  positions = jnp.maximum(jnp.cumsum(prompt_mask, axis=1) - 1, 0)
-  mask = jnp.tril(jnp.ones((p, p), bool))[None] & prompt_mask[:, None]
-  hidden, cache = final_hidden(model, prompt_ids, positions, cache, mask)
-  logits = decode_logits(model, hidden[:, -1])
-
-  repeat = lambda x: jnp.repeat(x, num_generations, axis=0)
-  grow = lambda x: jnp.pad(repeat(x), ((0, 0), (0, max_new_tokens), (0, 0), (0, 0)))
-  cache = {name: {"k": grow(c["k"]), "v": grow(c["v"]), "end_index": repeat(c["end_index"])} for name, c in cache.items()}
-  prompt_mask, next_position, logits = repeat(prompt_mask), repeat(positions[:, -1] + 1), repeat(logits)
+  hidden, cache = prefill(model, prompt_ids, prompt_mask)
+  logits = jnp.repeat(decode_logits(model, hidden[:, -1]), num_generations, axis=0)
+  cache = grow_cache(cache, num_generations, max_new_tokens)
+  prompt_mask = jnp.repeat(prompt_mask, num_generations, axis=0)
+  next_position = jnp.sum(prompt_mask, axis=1, keepdims=True)
 
   def draw(t, logits):
     logits = logits if greedy else logits / temperature
-    token = jnp.argmax(logits, axis=-1) if greedy else jax.random.categorical(jax.random.fold_in(key, t), logits)
+    token = jnp.argmax(logits, axis=-1) if greedy else draw_tokens(jax.vmap(functools.partial(jax.random.fold_in, data=t))(keys), logits)
     return token, jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
 
   def step(carry):
@@ -666,8 +733,9 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, key, temperature, *, num_g
     done = done | jnp.isin(token, jnp.array(stop_ids))
     valid = jnp.concatenate([prompt_mask, jnp.broadcast_to(jnp.arange(max_new_tokens) <= t, (rows, max_new_tokens))], axis=1)
     # Merged here, because a module from outside the loop cannot be used at the loop's trace level.
-    logits, cache = nnx.merge(graphdef, state)(token[:, None], next_position[:, None] + t, cache, valid[:, None])
-    return t + 1, cache, logits[:, -1].astype(jnp.float32), done, ids, lengths, logps
+    model = nnx.merge(graphdef, state)
+    hidden, cache = final_hidden(model, token[:, None], next_position + t, cache, valid[:, None])
+    return t + 1, cache, decode_logits(model, hidden[:, -1]), done, ids, lengths, logps
 
   carry = (0, cache, logits, jnp.zeros(rows, bool), jnp.full((rows, max_new_tokens), pad_id, jnp.int32),
            jnp.zeros(rows, jnp.int32), jnp.zeros((rows, max_new_tokens), jnp.float32))
@@ -686,8 +754,9 @@ class Completion(NamedTuple):
 class Sampler:
   """Samples completions from `model` as its weights are at each call."""
 
-  def __init__(self, model: nnx.Module, tokenizer: Any, mesh: jax.sharding.Mesh):
-    self.model, self.tokenizer, self.mesh = model, tokenizer, mesh
+  def __init__(self, model: nnx.Module, tokenizer: Any, mesh: jax.sharding.Mesh, max_rows: int = 2**20):
+    """At most `max_rows` completions at a time, as check_memory counts them."""
+    self.model, self.tokenizer, self.mesh, self.max_rows = model, tokenizer, mesh, max_rows
     # Closed over, because Tunix's model configs, and so the graph definition, cannot be hashed as a static argument.
     self._sample = jax.jit(
         functools.partial(_sample, nnx.graphdef(model), stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_token_id),
@@ -697,22 +766,31 @@ class Sampler:
                temperature: float = 0.0, seed: int = 0) -> list[Completion]:
     """`num_generations` completions of each prompt, prompt by prompt; temperature 0 is greedy.
 
-    The noise is a pure function of `seed` and of a prompt's place. Rows are spread over the mesh's fsdp axis.
+    The noise is a pure function of `seed` and of a completion's place. Rows are spread over the mesh's fsdp axis.
     """
-    # Rows beyond the last full share repeat the first prompt and are thrown away.
-    padded = list(prompts) + [prompts[0]] * (-len(prompts) % self.mesh.shape["fsdp"])
+    devices = self.mesh.shape["fsdp"]
+    calls = -(-len(prompts) * num_generations // self.max_rows)
+    size = -(-len(prompts) // calls // devices) * devices  # prompts of a call
+    # Rows beyond the last repeat the first prompt and are thrown away.
+    padded = list(prompts) + [prompts[0]] * (-len(prompts) % size)
     p = bucket(max(map(len, padded)), max_prompt_length)
     rows = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("fsdp"))
-    ids = jax.device_put(pad(padded, p, self.tokenizer.pad_token_id, left=True), rows)
-    mask = jax.device_put(np.arange(p)[None] >= p - np.array([len(x) for x in padded])[:, None], rows)
-    with self.mesh:
-      out = self._sample(nnx.state(self.model), ids, mask, jax.random.key(seed), temperature or 1.0, num_generations=num_generations,
-                         max_new_tokens=max_completion_length, greedy=temperature == 0)
+    ids = pad(padded, p, self.tokenizer.pad_token_id, left=True)
+    mask = np.arange(p)[None] >= p - np.array([len(x) for x in padded])[:, None]
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(len(padded) * num_generations))
+    # Arrays alone, so that every merge makes variables of its own: with rematerialisation those of an outer trace cannot be used in the loop.
+    state = nnx.to_pure_dict(nnx.state(self.model))
     completions = []
-    for row, length, logp in zip(*jax.device_get(out)):
-      row, stopped = row[:length], row[length - 1] in self.tokenizer.stop_ids
-      text = self.tokenizer.decode(row[:-1] if stopped else row, skip_special_tokens=False)
-      completions.append(Completion(row, text, logp[:length], not stopped))
+    for start in range(0, len(padded), size):
+      part = slice(start, start + size)
+      arrays = jax.device_put((ids[part], mask[part], keys[start * num_generations:(start + size) * num_generations]), rows)
+      with self.mesh:
+        out = self._sample(state, *arrays, temperature or 1.0, num_generations=num_generations,
+                           max_new_tokens=max_completion_length, greedy=temperature == 0)
+      for row, length, logp in zip(*jax.device_get(out)):
+        row, stopped = row[:length], row[length - 1] in self.tokenizer.stop_ids
+        text = self.tokenizer.decode(row[:-1] if stopped else row, skip_special_tokens=False)
+        completions.append(Completion(row, text, logp[:length], not stopped))
     return completions[: len(prompts) * num_generations]
 
 

@@ -365,12 +365,23 @@ def test_micro_batches_do_not_change_a_step(trained, whole, leg, tmp_path):
   assert_same_run(tmp_path / leg, whole[leg], rtol=1e-3)
 
 
+def test_stock_loss_and_sampler_of_tunix(trained, whole, tmp_path):
+  start_leg(*leg_flags(trained, "grpo", tmp_path / "loss"), "--loss=stock")
+  for stock, ours in zip(metrics(tmp_path / "loss"), metrics(whole["grpo"]), strict=True):
+    assert stock["tokens"] == ours["tokens"]  # the same completions, so the same updates before
+    assert stock["grad_norm"] == pytest.approx(ours["grad_norm"], rel=1e-3)
+    assert stock["loss"] == pytest.approx(ours["loss"], abs=1e-5) and stock["kl"] == pytest.approx(ours["kl"], abs=1e-6)
+  start_leg(*leg_flags(trained, "grpo", tmp_path / "rollout"), "--rollout=vanilla", "--max_steps=1")
+  record, = metrics(tmp_path / "rollout")
+  assert record["reward"] > 0 and record["rollout_difference"] < 1e-4 and record["truncated"] < 1 < record["completion_length"] < 32
+
+
 EVERY_VARIANT = ["--beta=0", "--advantage=mean", "--loss_aggregation=token", "--importance=sequence", "--epsilon=1e-4", "--epsilon_high=2e-4",
                  "--mask_truncated", "--anneal_to=gsm8k", "--num_iterations=2", "--max_steps=4", "--eval_every=1", "--skip_zero_variance"]
 
 
 def test_every_variant_at_once_in_micro_batches_or_not(trained, tmp_path):
-  for name, more in (("whole", []), ("micro", ["--micro_batch_size=2"])):
+  for name, more in (("whole", []), ("micro", ["--micro_batch_size=2", "--remat=decoder"])):
     start_leg(*leg_flags(trained, "grpo", tmp_path / name), *EVERY_VARIANT, *more)
   assert_same_run(tmp_path / "micro", tmp_path / "whole", rtol=1e-3, steps=4)
   records = metrics(tmp_path / "whole")
@@ -533,12 +544,57 @@ def test_decoding_padding_and_plain_calls_agree(kind, folders):
       assert temperature or (logits.argmax(-1) == c.ids).all()
 
 
+@pytest.mark.parametrize("kind", ["small", "gemma2_wide"])
+def test_loss_and_gradient_equal_stock_tunix(kind, folders):
+  """On the same completions: with prompts once or G times, in chunks of the vocabulary loss or not, on an adapter or all weights."""
+  rng, temperature = np.random.default_rng(0), 0.9
+  rows = lambda n, low, high: [rng.integers(10, 768, rng.integers(low, high)) for _ in range(n)]
+  model = sft.load_model(folders[kind], sft.make_mesh("1,1"), lora_rank=4, lora_alpha=8.0)
+  adapter = nnx.state(model, nnx.LoRAParam)
+  nnx.update(model, jax.tree.map(lambda x: x + rng.normal(0, 0.05, x.shape).astype(np.float32), adapter))
+  shared = sft.make_batch(rows(2, 3, 12), rows(2 * G, 2, 17), 0, 16, 16)
+  shape, mask = shared["completion_mask"].shape, shared["completion_mask"].astype(np.float32)
+  shared |= {"advantages": rng.normal(size=2 * G).astype(np.float32), "reference_logps": rng.normal(-6, 1, shape).astype(np.float32),
+             "old_logps": rng.normal(-6, 1, shape).astype(np.float32), "rollout_logps": mask, "shares": mask, "weights": mask / mask.sum(1, keepdims=True) / (2 * G)}
+  repeated = shared | {name: np.repeat(shared[name], G, axis=0) for name in ("prompt_ids", "prompt_mask")}
+  config = grpo.Config(num_generations=G, beta=0.05, epsilon=0.2, epsilon_high=0.3, kl_loss_mode="low_var_kl")
+  config.temperature = temperature
+  for trained in (nnx.LoRAParam, nnx.Param):  # the adapter's gradient goes through _with_slopes
+    if trained is nnx.Param:
+      model = loaded(folders[kind])
+    graphdef, params, rest = nnx.split(model, trained, ...)
+    of = lambda fn, batch: jax.jit(jax.value_and_grad(lambda p: fn(nnx.merge(graphdef, p, rest), batch)))(params)
+    loss, gradient = of(lambda m, b: grpo.stock_loss(m, b, config, 0, 1)[0], repeated)
+    norm = float(optax.global_norm(gradient))
+    assert norm > 1e-3
+    for batch in (shared, repeated):
+      got, other = of(lambda m, b: grpo.policy_loss(m, b, config, 0, 1)[0], batch)
+      assert float(got) == pytest.approx(float(loss), rel=1e-5)
+      assert float(optax.global_norm(jax.tree.map(jnp.subtract, other, gradient))) < 1e-4 * norm
+      whole, cut = (of(lambda m, b: jnp.sum(sft.token_logps(m, b, temperature, n) * b["weights"]), batch) for n in (2**26, 3 * 768 * 2 * G))
+      assert float(cut[0]) == pytest.approx(float(whole[0]), rel=1e-5)
+      assert float(optax.global_norm(jax.tree.map(jnp.subtract, cut[1], whole[1]))) < 1e-4 * float(optax.global_norm(whole[1]))
+
+
+@pytest.mark.parametrize("vocabulary", [7, 768, 1000])
+def test_tokens_are_drawn_as_often_as_softmax_says(vocabulary):
+  n = 20_000
+  logits = np.random.default_rng(0).normal(0, 3, vocabulary).astype(np.float32)
+  logits[::3] = -np.inf
+  drawn = np.asarray(jax.jit(sft.draw_tokens)(jax.random.split(jax.random.key(0), n), jnp.broadcast_to(logits, (n, vocabulary))))
+  probability = np.exp(logits - np.logaddexp.reduce(logits))
+  count = np.bincount(drawn, minlength=vocabulary)
+  assert len(count) == vocabulary and not count[probability == 0].any()
+  often = n * probability > 10
+  assert np.sum((count - n * probability)[often] ** 2 / (n * probability)[often]) < often.sum() + 4 * np.sqrt(2 * often.sum())  # chi-squared
+
+
 def test_stop_tokens_are_kept_where_a_completion_ended_and_noise_is_the_seeds(trained):
   folder = pathlib.Path(trained.flags[0].partition("=")[2])
   model, tokenizer = loaded(folder), sft.load_tokenizer(folder)
   sft.restore(model, sft.find_checkpoint(trained.run)[0], 0)
   prompts = [sft.encode(tokenizer, data.format_prompt(f"Add {n} and 5."), bos=True) for n in range(8)]
-  draw = lambda seed, limit=32: sft.Sampler(model, tokenizer, sft.make_mesh("1,1"))(
+  draw = lambda seed, limit=32, max_rows=32: sft.Sampler(model, tokenizer, sft.make_mesh("1,1"), max_rows)(
       prompts, max_prompt_length=32, max_completion_length=limit, num_generations=4, temperature=1.0, seed=seed)
   ended, cut = draw(0), draw(0, limit=16)
   assert all(c.ids[-1] in tokenizer.stop_ids and not c.truncated for c in ended) and all(c.truncated for c in cut)
@@ -549,6 +605,7 @@ def test_stop_tokens_are_kept_where_a_completion_ended_and_noise_is_the_seeds(tr
   assert set(batch["completion_ids"][np.arange(8), last].tolist()) <= set(tokenizer.stop_ids)
   texts = lambda completions: [c.text for c in completions]
   assert texts(draw(0)) == texts(ended) != texts(draw(1))
+  assert texts(draw(0, max_rows=12)) == texts(ended)  # three calls, the same noise
 
 
 def test_gguf_file_becomes_the_folder_it_was_made_from(folders, tmp_path):
