@@ -162,17 +162,24 @@ def main(fv: absl_flags.FlagValues) -> None:
     raise ValueError(f"the checkpoints and --model name different models ({', '.join(sorted(models))}): evaluate one at a time")
   fv.model = fv.model or (models.pop() if models else "tiny")
   sft.fill_defaults(fv, DEFAULTS)
-  for name in DEFAULTS:
+  for name in ("max_hours", *DEFAULTS):
     if name != "data" and fv[name].value <= 0:
       raise ValueError(f"--{name}={fv[name].value} must be positive")
   if fv.temperature < 0 or fv.limit < 0:
     raise ValueError("--temperature and --limit must not be negative")
+  if not 0 <= fv.seed < 2**31:
+    raise ValueError(f"--seed={fv.seed} must lie between 0 and 2**31 - 1")
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   mesh = sft.make_mesh(fv.mesh or f"{jax.device_count()},1")
   adapters = {(info["flags"]["lora_rank"], info["flags"]["lora_alpha"]) for _, info in found.values()}
   if len(adapters) > 1:
     raise ValueError(f"the checkpoints have different (rank, alpha) {sorted(adapters)}: evaluate one kind at a time")
   rank, alpha = adapters.pop() if adapters else (0, 0.0)
+  out = pathlib.Path(fv.out) if names[-1] == "base" else found[names[-1]][0].parent.parent
+  if not os.access(out, os.W_OK) and out.exists():  # as what is attached to a Kaggle notebook is
+    out = pathlib.Path(fv.out)
+  if not fv.interactive:
+    out.mkdir(parents=True, exist_ok=True)
 
   # --- Data ---
   examples = [] if fv.interactive else data.load(fv.data, "test", seed=fv.seed, limit=fv.limit or None)
@@ -198,10 +205,6 @@ def main(fv: absl_flags.FlagValues) -> None:
     return interact(sampler, fv)
 
   # --- Evaluate ---
-  out = pathlib.Path(fv.out) if names[-1] == "base" else found[names[-1]][0].parent.parent
-  if not os.access(out, os.W_OK) and out.exists():  # as what is attached to a Kaggle notebook is
-    out = pathlib.Path(fv.out)
-  out.mkdir(parents=True, exist_ok=True)
   samples_file, stop = out / "eval_samples.jsonl", sft.Stop(started, fv.max_hours)
   # What a completion depends on, but for the prompts of its batch; samples of other settings are of no use.
   settings = json.dumps([fv.model, fv.dtype, fv.max_completion_length, fv.temperature, fv.seed])

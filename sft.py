@@ -163,8 +163,15 @@ def check_flags(fv: absl_flags.FlagValues, problems: Sequence[str] = ()) -> None
                "learning_rate", "save_every_minutes", "eval_every"):
     if fv[name].value <= 0:
       problems.append(f"--{name}={fv[name].value} must be positive")
-  if fv.seed < 0 or fv.eval_prompts < 0:
-    problems.append("--seed and --eval_prompts must not be negative")
+  for name in ("eval_prompts", "weight_decay", "max_grad_norm"):
+    if fv[name].value < 0:
+      problems.append(f"--{name}={fv[name].value} must not be negative")
+  if not 0 <= fv.seed < 2**31:
+    problems.append(f"--seed={fv.seed} must lie between 0 and 2**31 - 1")
+  if fv.max_steps > 10**6:  # schedule, epochs and prompts are laid out for all of them before the first
+    problems.append(f"--max_steps={fv.max_steps} is more than a million: to end by time, use --max_hours")
+  if not fv.out:
+    problems.append("--out is empty: name a folder")
   if fv.lora_rank > 0 and fv.lora_alpha <= 0:
     problems.append(f"--lora_alpha={fv.lora_alpha} must be positive: with it the adapter does nothing")
   if fv.lora_rank < 0:
@@ -191,6 +198,8 @@ def make_mesh(spec: str) -> jax.sharding.Mesh:
     fsdp, tp = (int(x) for x in spec.split(","))
   except ValueError:
     raise ValueError(f"--mesh={spec} must be two numbers, fsdp,tp") from None
+  if min(fsdp, tp) < 1:
+    raise ValueError(f"--mesh={spec} must be two numbers from 1 up, fsdp,tp")
   if fsdp * tp != jax.device_count():
     raise ValueError(f"--mesh={spec} needs {fsdp * tp} devices, here are {jax.device_count()}")
   return jax.sharding.Mesh(np.array(jax.devices()).reshape(fsdp, tp), ("fsdp", "tp"))
@@ -320,6 +329,13 @@ class Run:
       if self.wandb:
         self.wandb.log(numbers, step=record["step"])
 
+  def close(self) -> None:
+    """Tells TensorBoard and Weights & Biases that the run is over; at the end of a script they would notice, in a notebook they would not."""
+    if self.board:
+      self.board.close()
+    if self.wandb:
+      self.wandb.finish()
+
   def is_best(self, record: dict[str, Any]) -> bool:
     """Notes the record's validation, if it has one, and says whether it is the best so far."""
     score = record.get("validation_reward", -record["validation_loss"] if "validation_loss" in record else -np.inf)
@@ -410,9 +426,12 @@ def _commit() -> str | None:
 
 
 def load_tokenizer(folder: pathlib.Path) -> Any:
-  """The folder's Hugging Face tokenizer, with `stop_ids`: the end of a turn and the end of a text."""
+  """The folder's Hugging Face tokenizer, with `stop_ids`: the end of a turn and the end of a text. ValueError if it does not load."""
   import transformers  # imported late: it is slow
-  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  try:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  except Exception as e:  # the tokenizers library raises bare Exceptions for damaged files
+    raise ValueError(f"the tokenizer in {folder} does not load ({type(e).__name__}: {' '.join(str(e).split())[:120]}): fetch it again") from e
   tokenizer.stop_ids = tuple(sorted({tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}))
   return tokenizer
 
@@ -931,6 +950,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Save ---
   run.checkpoint(trainer, finished=ended_because == "max_steps", ended_because=ended_because)
   trainer.close()
+  run.close()
   print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
   print(f"next: python grpo.py --stage=math --model={fv.model} --init_ckpt={run.folder}" if ended_because == "max_steps" else
         "next: the same command again continues this run")
