@@ -210,7 +210,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   settings = json.dumps([fv.model, fv.dtype, fv.max_completion_length, fv.temperature, fv.seed])
   identity = {name: hashlib.sha256(f"{settings} {found[name][0] if name in found else name}".encode()).hexdigest()[:12] for name in names}
   decoded = read_samples(samples_file, set(identity.values()))
-  sft.write_atomically(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for batch in decoded.values() for s in batch))
+  sft.write_atomically(samples_file, sft.jsonl(s for batch in decoded.values() for s in batch))
   by_ckpt = {}
   for name in names:
     take(name)
@@ -224,7 +224,7 @@ def main(fv: absl_flags.FlagValues) -> None:
         decoded[batch] = [{"ckpt": name, "batch": batch, "task": e.task, "question": e.question, "answer": e.answer, "completion": c.text,
                            **grade(c, e)} for c, e in zip(completions, part, strict=True)]
         with open(samples_file, "a", encoding="utf-8") as f:
-          f.writelines(json.dumps(s, ensure_ascii=False) + "\n" for s in decoded[batch])
+          f.write(sft.jsonl(decoded[batch]))
         reason = stop.reason(time.time() - batch_start, 5.0, first=not i)
         if reason and not (name == names[-1] and i + fv.batch_size >= len(prompts)):
           print(f"stopped ({reason}); what was decoded is in {samples_file}, and the same command goes on from there")
@@ -244,7 +244,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   report = {"model": fv.model, "data": fv.data, "n": len(examples), "seed": fv.seed, "temperature": fv.temperature,
             "max_completion_length": fv.max_completion_length, "minutes": round((time.time() - started) / 60, 2), "rows": rows}
   sft.write_atomically(out / "eval.json", json.dumps(report, indent=2) + "\n")
-  sft.write_atomically(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+  sft.write_atomically(samples_file, sft.jsonl(samples))
   print_table(rows)
   if llm_judge:
     print("\njudge: " + ", ".join(f"{n} {name}" for name, n in llm_judge.take_counts().items()))

@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import warnings
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Tunix imports it: it warns of a missing PyTorch
 
@@ -321,7 +321,7 @@ class Run:
 
   def log(self, name: str, *records: dict[str, Any]) -> None:
     with open(self.folder / name, "a", encoding="utf-8") as f:
-      f.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+      f.write(jsonl(records))
     for record in records if name == "metrics.jsonl" else ():
       numbers = {k: v for k, v in record.items() if v is not None and k != "step"}
       for key, value in numbers.items() if self.board else ():
@@ -403,6 +403,11 @@ class Stop:
     if self._signal:
       return self._signal
     return "max_hours" if time.time() + self._longest + save_seconds > self._deadline else None
+
+
+def jsonl(records: Iterable[dict[str, Any]]) -> str:
+  """One JSON object per line."""
+  return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
