@@ -362,11 +362,11 @@ class Run:
     """Writes actor/<step> as Tunix's RLCluster does, now, and then run.json."""
     start, step, lora = time.time(), trainer.train_steps, bool(self.info["flags"]["lora_rank"])
     try:
-      state = nnx.state(trainer.optimizer), nnx.state(trainer.model, trained_filter(lora))
-      needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
-      if free < 1.1 * needed:  # before Orbax begins: its threads each print their own traceback
-        raise OSError(f"{free / 1e6:.0f} MB free, {needed / 1e6:.0f} needed")
       if trainer.checkpoint_manager.latest_step() != step:
+        state = nnx.state(trainer.optimizer), nnx.state(trainer.model, trained_filter(lora))
+        needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        if free < 1.1 * needed:  # before Orbax begins: its threads each print their own traceback
+          raise OSError(f"{free / 1e6:.0f} MB free, {needed / 1e6:.0f} needed")
         trainer.checkpoint_manager.save(step, trainer.model, trainer.optimizer, save_only_lora_params=lora, force=True,
                                         custom_metadata={"global_step": step, "role": "actor"})
       on_disk = [int(p.name) for p in (self.folder / "actor").iterdir() if p.name.isdigit()]
