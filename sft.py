@@ -326,7 +326,7 @@ class Run:
       numbers = {k: v for k, v in record.items() if v is not None and k != "step"}
       for key, value in numbers.items() if self.board else ():
         self.board.add_scalar(key, value, record["step"])
-      if self.wandb:
+      if self.wandb and record["step"] >= self.wandb.starting_step:  # a killed run may have sent it before
         self.wandb.log(numbers, step=record["step"])
 
   def close(self) -> None:
@@ -374,6 +374,8 @@ class Run:
     except Exception as e:  # Orbax raises what its storage raises: OSError, ValueError, XlaRuntimeError
       raise ValueError(f"step {step} could not be saved in {self.folder} ({type(e).__name__}: {str(e).splitlines()[0]}): the checkpoints before it "
                        "are whole; make room and start the same command again") from e
+    if self.board:
+      self.board.flush()  # a killed run loses what is buffered, and a resumed one does not log again what is behind its checkpoint
     self.last_save = time.time()
     self.save_seconds = self.last_save - start
 
