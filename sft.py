@@ -320,8 +320,11 @@ class Run:
     write_atomically(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
 
   def log(self, name: str, *records: dict[str, Any]) -> None:
-    with open(self.folder / name, "a", encoding="utf-8") as f:
-      f.write(jsonl(records))
+    try:
+      with open(self.folder / name, "a", encoding="utf-8") as f:
+        f.write(jsonl(records))
+    except OSError as e:
+      raise ValueError(f"{self.folder / name} cannot be written ({e.strerror}): make room and start the same command again") from e
     for record in records if name == "metrics.jsonl" else ():
       numbers = {k: v for k, v in record.items() if v is not None and k != "step"}
       for key, value in numbers.items() if self.board else ():
@@ -375,7 +378,7 @@ class Run:
       raise ValueError(f"step {step} could not be saved in {self.folder} ({type(e).__name__}: {str(e).splitlines()[0]}): the checkpoints before it "
                        "are whole; make room and start the same command again") from e
     if self.board:
-      self.board.flush()  # a killed run loses what is buffered, and a resumed one does not log again what is behind its checkpoint
+      self.board.flush()  # a kill loses what is buffered, and a resumed run logs only what comes after its checkpoint
     self.last_save = time.time()
     self.save_seconds = self.last_save - start
 

@@ -489,6 +489,9 @@ def test_full_disk_is_one_line_and_the_checkpoint_before_stays_usable(trained, t
   assert before.items() <= files_of(tmp_path / "run" / "actor").items()
   call(sft, *flags)
   assert column(tmp_path / "run", "step") == [1, 2, 3]
+  (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+  with pytest.raises(ValueError, match=r"metrics.jsonl cannot be written \(No space left on device\): make room"):
+    sft.Run.log(types.SimpleNamespace(folder=tmp_path), "metrics.jsonl", {"step": 1})
 
 
 def test_diverging_run_stops_with_its_last_checkpoint_intact(trained, tmp_path, capsys):
