@@ -681,7 +681,8 @@ def test_model_from_the_hub(folders, tmp_path):
   assert f"folder {tmp_path / 'home'}" in resolve(nowhere, "home", HF_HUB_OFFLINE="1").stdout
   assert_one_line(resolve(nowhere, "none").stderr, "is huggingface.co reachable?")
   assert_one_line(resolve(nowhere, "none", HF_HUB_OFFLINE="1").stderr, "is huggingface.co reachable?")
-  for status, code, said in ((401, "GatedRepo", "accept its licence on https://huggingface.co/google/gemma-3-1b-it"), (403, "GatedRepo", "accept its licence"), (401, "", "set HF_TOKEN")):
+  licence = "accept its licence on https://huggingface.co/google/gemma-3-1b-it"
+  for status, code, said in ((401, "GatedRepo", licence), (403, "GatedRepo", licence), (401, "", "set HF_TOKEN")):
     with hub_server(folders["small"], status, code) as url:
       assert_one_line(resolve(url, "none").stderr, said)
   shutil.copytree(folders["small"], tmp_path / "part", ignore=shutil.ignore_patterns("tokenizer.json"))
@@ -693,8 +694,10 @@ def test_model_from_kaggle(folders, tmp_path, monkeypatch):
   kagglehub, requests = pytest.importorskip("kagglehub"), pytest.importorskip("requests")
   monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
   answer = types.SimpleNamespace(status_code=403)
-  for error, said in ((requests.ConnectionError("no route"), "is kaggle.com reachable?"), (OSError(errno.ENOSPC, "No space left on device"), "make room, or KAGGLEHUB_CACHE="),
-                      (requests.HTTPError("refused", response=answer), "accept the licence"), (kagglehub.exceptions.UnauthenticatedError(), "set KAGGLE_USERNAME and KAGGLE_KEY")):
+  for error, said in ((requests.ConnectionError("no route"), "is kaggle.com reachable?"),
+                      (OSError(errno.ENOSPC, "No space left on device"), "make room, or KAGGLEHUB_CACHE="),
+                      (requests.HTTPError("refused", response=answer), "accept the licence"),
+                      (kagglehub.exceptions.UnauthenticatedError(), "set KAGGLE_USERNAME and KAGGLE_KEY")):
     def fail(handle):
       raise error  # pylint: disable=cell-var-from-loop
     monkeypatch.setattr(kagglehub, "model_download", fail)
