@@ -17,6 +17,7 @@ Either way each gold answer that can be verified is put through the verifier of 
 import collections
 import csv
 import dataclasses
+import errno
 import fractions
 import functools
 import hashlib
@@ -968,8 +969,14 @@ def _defect(folder: pathlib.Path) -> str | None:
     kind = json.loads(path.read_text()).get("model_type")
     path = index
     wanted = set(json.loads(path.read_text())["weight_map"].values()) if path.exists() else weights
-  except (OSError, ValueError, KeyError, AttributeError) as e:
-    return f"has a {path.name} that cannot be read ({e!r}): download it again"
+    for path in (folder / name for name in sorted(weights)):
+      with open(path, "rb") as f:
+        head = f.read(min(int.from_bytes(f.read(8), "little"), 10**8))  # safetensors' own limit
+      end = 8 + len(head) + max(t["data_offsets"][1] for name, t in json.loads(head).items() if name != "__metadata__")
+      if path.stat().st_size < end:
+        raise ValueError(f"{path.stat().st_size} of {end} bytes")
+  except (OSError, ValueError, KeyError, AttributeError, TypeError) as e:
+    return f"has a {path.name} that cannot be read ({e!r}): delete it, and what it links to, and download it again"
   if kind not in ("gemma2", "gemma3_text", "gemma3"):
     return f"has model_type {kind!r} in config.json: only gemma2, gemma3_text and gemma3 can be trained here"
   if not weights:
@@ -1212,6 +1219,9 @@ def _gguf_tokenizer(tokens: list[str], types: list[int]):
   return tokenizer
 
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)  # full, over quota, not to be written
+
+
 def _hub(name: str) -> pathlib.Path:
   """Downloads from huggingface.co, unless an earlier call has: then it works offline."""
   hub = _need("huggingface_hub", f"{name} is not on disk, and downloading it")
@@ -1226,11 +1236,13 @@ def _hub(name: str) -> pathlib.Path:
   try:
     return pathlib.Path(hub.snapshot_download(name, allow_patterns=wanted))
   except Exception as e:  # the hub, its HTTP client and its storage client each have exceptions of their own
+    if getattr(e, "errno", None) in _DISK_ERRORS:
+      raise ValueError(f"could not download {name} ({e.strerror}): make room, or HF_HOME=FOLDER puts it elsewhere") from e
     status = getattr(getattr(e, "response", None), "status_code", None)
     if isinstance(e, errors.GatedRepoError) or status == 403:
       raise ValueError(f"{name} is gated: accept its licence on https://huggingface.co/{name}, then set HF_TOKEN") from e
     if isinstance(e, errors.RepositoryNotFoundError) or status in (401, 404):  # a private one looks the same
-      raise ValueError(f"{name} is neither a folder here nor on huggingface.co; if it is private, set HF_TOKEN") from e
+      raise ValueError(f"{name} is neither a folder here nor on huggingface.co; if it is private, set HF_TOKEN to one that may read it") from e
     raise ValueError(f"could not download {name} ({type(e).__name__}): is huggingface.co reachable? --model=tiny and "
                      "--model=FOLDER need no network") from e
 
@@ -1241,13 +1253,14 @@ def kaggle_input() -> pathlib.Path:
 
 
 def _kaggle(handle: str) -> pathlib.Path:
-  """Finds what a Kaggle notebook has mounted, otherwise downloads it with kagglehub."""
+  """Finds what a Kaggle notebook has mounted or kagglehub has downloaded earlier, otherwise downloads it with kagglehub."""
   parts = handle.split("/")
   if len(parts) not in (4, 5):
     raise ValueError(f"kaggle:{handle} should read kaggle:OWNER/MODEL/FRAMEWORK/VARIATION, and perhaps /VERSION")
   mount = kaggle_input()
+  downloads = pathlib.Path(os.environ.get("KAGGLEHUB_CACHE") or "~/.cache/kagglehub").expanduser()
   # Older notebooks have MODEL/FRAMEWORK/..., newer ones models/OWNER/MODEL/FRAMEWORK/...
-  found = [folder for base in (mount.joinpath(*parts[1:4]), mount.joinpath("models", *parts[:4]))
+  found = [folder for base in (mount.joinpath(*parts[1:4]), mount.joinpath("models", *parts[:4]), downloads.joinpath("models", *parts[:4]))
            for folder in base.glob(parts[4] if parts[4:] else "*") if _defect(folder) is None]
   if found:
     return max(found, key=lambda folder: int(folder.name) if folder.name.isdigit() else -1)
@@ -1255,6 +1268,11 @@ def _kaggle(handle: str) -> pathlib.Path:
   try:
     return pathlib.Path(kagglehub.model_download(handle))
   except Exception as e:  # many kinds, as with the hub
+    if getattr(e, "errno", None) in _DISK_ERRORS:
+      raise ValueError(f"could not download kaggle:{handle} ({e.strerror}): make room, or KAGGLEHUB_CACHE=FOLDER puts it elsewhere") from e
+    if isinstance(e, OSError) and getattr(e, "response", None) is None:  # nobody answered
+      raise ValueError(f"could not download kaggle:{handle} ({type(e).__name__}): is kaggle.com reachable? --model=tiny and "
+                       "--model=FOLDER need no network") from e
     raise ValueError(f"could not download kaggle:{handle} ({type(e).__name__}): accept the licence on https://www.kaggle"
                      f".com/models/{parts[0]}/{parts[1]}, and set KAGGLE_USERNAME and KAGGLE_KEY") from e
 
@@ -1271,7 +1289,7 @@ def script(define_flags):
     define_flags: function that defines flags with `flag_values=` its argument.
   Returns:
     a decorator; what it makes takes argv: program name, then flags. None is sys.argv; in a notebook, where that is the
-    kernel's, no flags at all. The decorated function's ValueErrors are for the user: one line, exit status 1.
+    kernel's, no flags at all. The decorated function's ValueErrors and OSErrors are for the user: one line, exit status 1.
   """
   def decorate(main):
     @functools.wraps(main)
@@ -1293,8 +1311,11 @@ def script(define_flags):
         unexpected = values(argv)[1:]
         if unexpected:
           raise flags.Error(f"unexpected argument {unexpected[0]!r}: flags have the form --name=value")
+        for flag in values:  # nan passes every comparison with a bound, and no run.json could hold it
+          if isinstance(values[flag].value, float) and not abs(values[flag].value) < 1e38:
+            raise flags.Error(f"flag --{flag}={values[flag].value}: not a number that float32 can hold")
         return main(values)
-      except (flags.Error, ValueError) as error:
+      except (flags.Error, ValueError, OSError) as error:  # OSError: a disk that fills up, a path that is too long, ...
         text = " ".join(str(error).split())
         if notebook:
           raise ValueError(text) from None
@@ -1329,6 +1350,8 @@ def define_flags(values):
 def write_jsonl(path: str, examples: list[Example]):
   """Writes the file whole or not at all. Raises ValueError where that is not possible."""
   path = pathlib.Path(path)
+  if path.is_dir():
+    raise ValueError(f"cannot write {path}: it is a folder")
   temporary = path.with_name(path.name + ".tmp")
   keys = ("question", "reasoning", "answer", "task", "difficulty", "source")
   try:

@@ -162,17 +162,24 @@ def main(fv: absl_flags.FlagValues) -> None:
     raise ValueError(f"the checkpoints and --model name different models ({', '.join(sorted(models))}): evaluate one at a time")
   fv.model = fv.model or (models.pop() if models else "tiny")
   sft.fill_defaults(fv, DEFAULTS)
-  for name in DEFAULTS:
+  for name in ("max_hours", *DEFAULTS):
     if name != "data" and fv[name].value <= 0:
       raise ValueError(f"--{name}={fv[name].value} must be positive")
   if fv.temperature < 0 or fv.limit < 0:
     raise ValueError("--temperature and --limit must not be negative")
+  if not 0 <= fv.seed < 2**31:
+    raise ValueError(f"--seed={fv.seed} must lie between 0 and 2**31 - 1")
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   mesh = sft.make_mesh(fv.mesh or f"{jax.device_count()},1")
   adapters = {(info["flags"]["lora_rank"], info["flags"]["lora_alpha"]) for _, info in found.values()}
   if len(adapters) > 1:
     raise ValueError(f"the checkpoints have different (rank, alpha) {sorted(adapters)}: evaluate one kind at a time")
   rank, alpha = adapters.pop() if adapters else (0, 0.0)
+  out = pathlib.Path(fv.out) if names[-1] == "base" else found[names[-1]][0].parent.parent
+  if not os.access(out, os.W_OK) and out.exists():  # as what is attached to a Kaggle notebook is
+    out = pathlib.Path(fv.out)
+  if not fv.interactive:
+    out.mkdir(parents=True, exist_ok=True)
 
   # --- Data ---
   examples = [] if fv.interactive else data.load(fv.data, "test", seed=fv.seed, limit=fv.limit or None)
@@ -198,16 +205,12 @@ def main(fv: absl_flags.FlagValues) -> None:
     return interact(sampler, fv)
 
   # --- Evaluate ---
-  out = pathlib.Path(fv.out) if names[-1] == "base" else found[names[-1]][0].parent.parent
-  if not os.access(out, os.W_OK) and out.exists():  # as what is attached to a Kaggle notebook is
-    out = pathlib.Path(fv.out)
-  out.mkdir(parents=True, exist_ok=True)
   samples_file, stop = out / "eval_samples.jsonl", sft.Stop(started, fv.max_hours)
   # What a completion depends on, but for the prompts of its batch; samples of other settings are of no use.
   settings = json.dumps([fv.model, fv.dtype, fv.max_completion_length, fv.temperature, fv.seed])
   identity = {name: hashlib.sha256(f"{settings} {found[name][0] if name in found else name}".encode()).hexdigest()[:12] for name in names}
   decoded = read_samples(samples_file, set(identity.values()))
-  sft.write_atomically(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for batch in decoded.values() for s in batch))
+  sft.write_atomically(samples_file, sft.jsonl(s for batch in decoded.values() for s in batch))
   by_ckpt = {}
   for name in names:
     take(name)
@@ -221,7 +224,7 @@ def main(fv: absl_flags.FlagValues) -> None:
         decoded[batch] = [{"ckpt": name, "batch": batch, "task": e.task, "question": e.question, "answer": e.answer, "completion": c.text,
                            **grade(c, e)} for c, e in zip(completions, part, strict=True)]
         with open(samples_file, "a", encoding="utf-8") as f:
-          f.writelines(json.dumps(s, ensure_ascii=False) + "\n" for s in decoded[batch])
+          f.write(sft.jsonl(decoded[batch]))
         reason = stop.reason(time.time() - batch_start, 5.0, first=not i)
         if reason and not (name == names[-1] and i + fv.batch_size >= len(prompts)):
           print(f"stopped ({reason}); what was decoded is in {samples_file}, and the same command goes on from there")
@@ -241,7 +244,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   report = {"model": fv.model, "data": fv.data, "n": len(examples), "seed": fv.seed, "temperature": fv.temperature,
             "max_completion_length": fv.max_completion_length, "minutes": round((time.time() - started) / 60, 2), "rows": rows}
   sft.write_atomically(out / "eval.json", json.dumps(report, indent=2) + "\n")
-  sft.write_atomically(samples_file, "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples))
+  sft.write_atomically(samples_file, sft.jsonl(samples))
   print_table(rows)
   if llm_judge:
     print("\njudge: " + ", ".join(f"{n} {name}" for name, n in llm_judge.take_counts().items()))

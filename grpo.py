@@ -535,6 +535,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Save ---
   run.checkpoint(trainer, finished=ended_because == "max_steps", ended_because=ended_because)
   cluster.close()
+  run.close()
   print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
   after = f"python grpo.py --stage=mixed --model={fv.model} --init_ckpt={run.folder}" if fv.stage == "math" else "python eval.py"
   print(f"next: {after}" if ended_because == "max_steps" else "next: the same command again continues this run")

@@ -929,9 +929,11 @@ class Server:
   """
 
   def __init__(self, url, model="", concurrency=8, timeout=30.0, retries=3, backoff=0.5):
+    if re.search("[@?#]", url):  # not shown, and no run.json keeps it: what stands there may be a secret
+      raise ValueError("--judge takes a URL without user, password or query: put the server's key into OPENAI_API_KEY")
     try:
       parts = urllib.parse.urlsplit(url)
-      good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"[\s?#]", url)
+      good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not re.search(r"\s", url)
     except ValueError:
       good = False
     if not good:
@@ -1174,8 +1176,8 @@ def main(fv):
   try:
     with open(fv.input, encoding="utf-8") as file:
       lines = [(i, text) for i, text in enumerate(file, 1) if text.strip()]
-  except OSError as error:
-    raise SystemExit(f"--input: cannot read {fv.input}: {error.strerror}") from None
+  except (OSError, UnicodeDecodeError) as error:
+    raise SystemExit(f"--input: cannot read {fv.input}: {getattr(error, 'strerror', 'not UTF-8 text')}") from None
   sums, counts, bad = collections.Counter(), collections.Counter(), 0
   for i, text in lines:
     try:

@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import warnings
-from typing import Any, Callable, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Tunix imports it: it warns of a missing PyTorch
 
@@ -163,8 +163,15 @@ def check_flags(fv: absl_flags.FlagValues, problems: Sequence[str] = ()) -> None
                "learning_rate", "save_every_minutes", "eval_every"):
     if fv[name].value <= 0:
       problems.append(f"--{name}={fv[name].value} must be positive")
-  if fv.seed < 0 or fv.eval_prompts < 0:
-    problems.append("--seed and --eval_prompts must not be negative")
+  for name in ("eval_prompts", "weight_decay", "max_grad_norm"):
+    if fv[name].value < 0:
+      problems.append(f"--{name}={fv[name].value} must not be negative")
+  if not 0 <= fv.seed < 2**31:
+    problems.append(f"--seed={fv.seed} must lie between 0 and 2**31 - 1")
+  if fv.max_steps > 10**6:  # schedule, epochs and prompts are laid out for all of them before the first
+    problems.append(f"--max_steps={fv.max_steps} is more than a million: to end by time, use --max_hours")
+  if not fv.out:
+    problems.append("--out is empty: name a folder")
   if fv.lora_rank > 0 and fv.lora_alpha <= 0:
     problems.append(f"--lora_alpha={fv.lora_alpha} must be positive: with it the adapter does nothing")
   if fv.lora_rank < 0:
@@ -191,6 +198,8 @@ def make_mesh(spec: str) -> jax.sharding.Mesh:
     fsdp, tp = (int(x) for x in spec.split(","))
   except ValueError:
     raise ValueError(f"--mesh={spec} must be two numbers, fsdp,tp") from None
+  if min(fsdp, tp) < 1:
+    raise ValueError(f"--mesh={spec} must be two numbers from 1 up, fsdp,tp")
   if fsdp * tp != jax.device_count():
     raise ValueError(f"--mesh={spec} needs {fsdp * tp} devices, here are {jax.device_count()}")
   return jax.sharding.Mesh(np.array(jax.devices()).reshape(fsdp, tp), ("fsdp", "tp"))
@@ -311,14 +320,24 @@ class Run:
     write_atomically(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
 
   def log(self, name: str, *records: dict[str, Any]) -> None:
-    with open(self.folder / name, "a", encoding="utf-8") as f:
-      f.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    try:
+      with open(self.folder / name, "a", encoding="utf-8") as f:
+        f.write(jsonl(records))
+    except OSError as e:
+      raise ValueError(f"{self.folder / name} cannot be written ({e.strerror}): make room and start the same command again") from e
     for record in records if name == "metrics.jsonl" else ():
       numbers = {k: v for k, v in record.items() if v is not None and k != "step"}
       for key, value in numbers.items() if self.board else ():
         self.board.add_scalar(key, value, record["step"])
-      if self.wandb:
+      if self.wandb and record["step"] >= self.wandb.starting_step:  # a killed run may have sent it before
         self.wandb.log(numbers, step=record["step"])
+
+  def close(self) -> None:
+    """Tells TensorBoard and Weights & Biases that the run is over; at the end of a script they would notice, in a notebook they would not."""
+    if self.board:
+      self.board.close()
+    if self.wandb:
+      self.wandb.finish()
 
   def is_best(self, record: dict[str, Any]) -> bool:
     """Notes the record's validation, if it has one, and says whether it is the best so far."""
@@ -346,11 +365,11 @@ class Run:
     """Writes actor/<step> as Tunix's RLCluster does, now, and then run.json."""
     start, step, lora = time.time(), trainer.train_steps, bool(self.info["flags"]["lora_rank"])
     try:
-      state = nnx.state(trainer.optimizer), nnx.state(trainer.model, trained_filter(lora))
-      needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
-      if free < 1.1 * needed:  # before Orbax begins: its threads each print their own traceback
-        raise OSError(f"{free / 1e6:.0f} MB free, {needed / 1e6:.0f} needed")
       if trainer.checkpoint_manager.latest_step() != step:
+        state = nnx.state(trainer.optimizer), nnx.state(trainer.model, trained_filter(lora))
+        needed, free = sum(x.nbytes for x in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        if free < 1.1 * needed:  # before Orbax begins: its threads each print their own traceback
+          raise OSError(f"{free / 1e6:.0f} MB free, {needed / 1e6:.0f} needed")
         trainer.checkpoint_manager.save(step, trainer.model, trainer.optimizer, save_only_lora_params=lora, force=True,
                                         custom_metadata={"global_step": step, "role": "actor"})
       on_disk = [int(p.name) for p in (self.folder / "actor").iterdir() if p.name.isdigit()]
@@ -358,6 +377,8 @@ class Run:
     except Exception as e:  # Orbax raises what its storage raises: OSError, ValueError, XlaRuntimeError
       raise ValueError(f"step {step} could not be saved in {self.folder} ({type(e).__name__}: {str(e).splitlines()[0]}): the checkpoints before it "
                        "are whole; make room and start the same command again") from e
+    if self.board:
+      self.board.flush()  # a kill loses what is buffered, and a resumed run logs only what comes after its checkpoint
     self.last_save = time.time()
     self.save_seconds = self.last_save - start
 
@@ -389,6 +410,11 @@ class Stop:
     return "max_hours" if time.time() + self._longest + save_seconds > self._deadline else None
 
 
+def jsonl(records: Iterable[dict[str, Any]]) -> str:
+  """One JSON object per line."""
+  return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(text, encoding="utf-8")
@@ -410,9 +436,12 @@ def _commit() -> str | None:
 
 
 def load_tokenizer(folder: pathlib.Path) -> Any:
-  """The folder's Hugging Face tokenizer, with `stop_ids`: the end of a turn and the end of a text."""
+  """The folder's Hugging Face tokenizer, with `stop_ids`: the end of a turn and the end of a text. ValueError if it does not load."""
   import transformers  # imported late: it is slow
-  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  try:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  except Exception as e:  # the tokenizers library raises bare Exceptions for damaged files
+    raise ValueError(f"the tokenizer in {folder} does not load ({type(e).__name__}: {' '.join(str(e).split())[:120]}): fetch it again") from e
   tokenizer.stop_ids = tuple(sorted({tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}))
   return tokenizer
 
@@ -1009,6 +1038,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Save ---
   run.checkpoint(trainer, finished=ended_because == "max_steps", ended_because=ended_because)
   trainer.close()
+  run.close()
   print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
   print(f"next: python grpo.py --stage=math --model={fv.model} --init_ckpt={run.folder}" if ended_because == "max_steps" else
         "next: the same command again continues this run")

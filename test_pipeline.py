@@ -4,8 +4,11 @@ RUN_SLOW=1 adds the real Gemma 3 270M. Tests against transformers' own Gemma nee
 """
 import ast
 import collections
+import contextlib
+import errno
 import fractions
 import hashlib
+import http.server
 import json
 import os
 import pathlib
@@ -15,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import types
 
@@ -307,18 +311,20 @@ def test_stopped_and_resumed_run_equals_the_whole(trained, whole, leg, tmp_path)
     np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
-INTERRUPTED = {  # leg: steps and flags; the last save is often older than the last step
-    "sft": (60, ["--max_steps=60", "--micro_batch_size=4", "--save_every_minutes=0.01"]),
-    "grpo": (8, ["--max_steps=8", "--num_iterations=2", "--curriculum", "--anneal_to=gsm8k", "--save_every_minutes=0.01"])}
+INTERRUPTED = {  # script, steps, flags, signals; the last save is often older than the last step
+    "sft": ("sft", 60, ["--micro_batch_size=4", "--save_every_minutes=0.01"], ("SIGKILL", "SIGTERM", "SIGKILL")),
+    "math": ("grpo", 8, ["--num_iterations=2", "--curriculum", "--anneal_to=gsm8k", "--save_every_minutes=0.01"], ("SIGKILL", "SIGINT", "SIGKILL")),
+    "mixed": ("grpo", 6, ["--stage=mixed", "--math_fraction=0.5", "--data={sums},creative={poems}", "--save_every_minutes=1e-9"], ("SIGKILL", "SIGKILL"))}
 
 
-@pytest.mark.parametrize("leg", INTERRUPTED)
-def test_run_that_is_killed_again_and_again_equals_the_whole(trained, leg, tmp_path):
-  rng, out, (steps, more) = random.Random(os.environ.get("KILL_SEED", leg)), tmp_path / "killed", INTERRUPTED[leg]
+@pytest.mark.parametrize("case", INTERRUPTED)
+def test_run_that_is_killed_again_and_again_equals_the_whole(trained, case, tmp_path):
+  rng, out, (leg, steps, more, kills) = random.Random(os.environ.get("KILL_SEED", case)), tmp_path / "killed", INTERRUPTED[case]
+  poems = write_jsonl(tmp_path / "poems.jsonl", [{"question": f"Rhyme on {i}."} for i in range(60)])
+  more = [f"--max_steps={steps}", *(flag.format(sums=trained.sums, poems=poems) for flag in more)]
   start_leg(*leg_flags(trained, leg, tmp_path / "whole"), *more)
   command = [sys.executable, str(REPO / f"{leg}.py"), *leg_flags(trained, leg, out)[1:], *more]
-  went_on_from = []
-  for kill in (signal.SIGKILL, signal.SIGTERM if leg == "sft" else signal.SIGINT, signal.SIGKILL):
+  for kill in kills:
     before = len(metrics(out)) if (out / "metrics.jsonl").exists() else 0
     target = before + rng.randint(1, steps // 4)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
@@ -326,18 +332,62 @@ def test_run_that_is_killed_again_and_again_equals_the_whole(trained, leg, tmp_p
     while process.poll() is None and not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") >= target):
       time.sleep(0.02)
     time.sleep(rng.random() * 0.3)  # anywhere in a step, or in a save
-    process.send_signal(kill)
+    process.send_signal(signal.Signals[kill])
     text = process.communicate()[0]
     assert "Traceback" not in text
-    went_on_from.append(int(re.search(r"step (\d+) to \d", text)[1]))
     if process.returncode == 0:  # a signal that lets the step finish
-      assert json.loads((out / "run.json").read_text())["ended_because"] in (kill.name, "max_steps")
+      assert json.loads((out / "run.json").read_text())["ended_because"] in (kill, "max_steps")
+  assert sft.has_checkpoint(out), "the last start is from the beginning, too"
   start_leg(*leg_flags(trained, leg, out), *more)
-  assert max(went_on_from) > 0, "every start was from the beginning"
-  assert column(out, "step") == list(range(1, steps + 1))
-  assert_same_run(out, tmp_path / "whole", rtol=1e-5, steps=steps)
+  timeless = lambda run: [{k: v for k, v in record.items() if not k.startswith("time/")} for record in metrics(run)]
+  assert column(out, "step") == list(range(1, steps + 1)) and max(column(out, "grad_norm")) > 0
+  assert timeless(out) == timeless(tmp_path / "whole")
   for mine, theirs in zip(saved(out, steps), saved(tmp_path / "whole", steps), strict=True):
-    np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(mine, theirs)
+
+
+def board_steps(run, tag):
+  """Steps of a curve as TensorBoard shows them: a session that starts takes away what stood there from its first step on."""
+  event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+  steps = []
+  for path in sorted(run.glob("events.out.tfevents.*")):
+    content = path.read_bytes()
+    while content:  # size in 8 bytes, its checksum in 4, the event, its checksum in 4
+      end = 12 + int.from_bytes(content[:8], "little")
+      event, content = event_pb2.Event.FromString(content[12:end]), content[end + 4:]
+      if event.session_log.status == event_pb2.SessionLog.START:
+        steps = [step for step in steps if step < event.step]
+      steps += [event.step for value in event.summary.value if value.tag == tag]
+  return steps
+
+
+FAKE_WANDB = """
+calls = []
+class Run:
+  def __init__(self, starting_step): self.starting_step = starting_step
+  def log(self, numbers, step): calls.append(("log", step))
+  def finish(self): calls.append(("finish", None))
+def init(**kwargs):
+  calls.append(("init", kwargs))
+  return Run(max([1 + step for call, step in calls if call == "log"], default=0))
+"""
+
+
+def test_resumed_run_shows_every_step_once(trained, tmp_path, monkeypatch):
+  """In TensorBoard and in Weights & Biases, which is not even imported unless it was asked for."""
+  (tmp_path / "wandb.py").write_text(FAKE_WANDB)
+  monkeypatch.syspath_prepend(tmp_path)
+  run, flags = tmp_path / "run", [*leg_flags(trained, "sft", tmp_path / "run"), "--save_every_minutes=1e-9", "--eval_prompts=0"]
+  start_leg(*flags, "--max_hours=1e-9")
+  assert "wandb" not in sys.modules
+  start_leg(*flags, "--wandb=mine")
+  shutil.rmtree(run / "actor" / "3")  # as if it had been killed before it could save
+  (run / "run.json").write_text((run / "run.json").read_text().replace('"finished": true', '"finished": false'))
+  start_leg(*flags, "--wandb=mine")
+  (init, kwargs), *_ = calls = sys.modules.pop("wandb").calls
+  assert (init, kwargs["project"], kwargs["resume"], bool(kwargs["id"])) == ("init", "mine", "allow", True)
+  assert [call if call[0] != "init" else call[1]["id"] for call in calls] == [kwargs["id"], ("log", 2), ("log", 3), ("finish", None), kwargs["id"], ("finish", None)]
+  assert column(run, "step") == board_steps(run, "loss") == [1, 2, 3]
 
 
 def test_run_attached_to_a_kaggle_notebook_is_found_by_its_name(trained, tmp_path, monkeypatch):
@@ -393,13 +443,16 @@ def test_every_variant_at_once_in_micro_batches_or_not(trained, tmp_path):
   assert first and first != last
 
 
-def test_judge_in_training_and_evaluation(trained, tmp_path, capsys):
-  """A server that says yes, until it dies; then the policy itself, which says neither yes nor no."""
+def test_judge_in_training_and_evaluation(trained, tmp_path, capfd, monkeypatch):
+  """A server that says yes, until it dies; then the policy itself, which says neither yes nor no. Secrets of the environment stay there."""
+  for name in ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "KAGGLE_KEY"):
+    monkeypatch.setenv(name, "s3cret")
   rows = [{"question": f"{ask} {i} + 1?", "reasoning": f"{i} + 1 = {i + 1}.", "answer": f"{i + 1}", "task": task} for i in range(40) for task, ask in (("math", "What is"), ("creative", "Rhyme on"))]
   flags = [f"--model={trained.flags[0].partition('=')[2]}", f"--data={write_jsonl(tmp_path / 'rows.jsonl', rows)}", "--max_prompt_length=32", "--max_completion_length=32"]
   train = [*flags, "--stage=mixed", f"--init_ckpt={trained.run}", "--num_generations=2", "--batch_size=4", "--max_steps=2", "--eval_prompts=4"]
-  with judge_server(lambda n, prompt: "yes" if n < 8 else 500) as (url, _):
+  with judge_server(lambda n, prompt: "yes" if n < 8 else 500) as (url, bodies):
     call(grpo, *train, f"--out={tmp_path / 'url'}", f"--judge={url}")
+  assert bodies[0]["key"] == "Bearer s3cret"
   first, second = metrics(tmp_path / "url")
   assert first["judge/scored"] >= first["judge/neutral"] and second["judge/neutral"] > 0 and first["reward/judge"] > 0
   with judge_server(lambda n, prompt: "yes") as (url, _):
@@ -409,6 +462,7 @@ def test_judge_in_training_and_evaluation(trained, tmp_path, capsys):
   assert all(0 < r["judge"] <= 1 for r in report["rows"] if r["task"] != "math")  # completions without an answer have 0
   call(grpo, *train, f"--out={tmp_path / 'self'}", "--judge=self", "--beta=0")
   assert all(0 < r["judge/neutral"] <= r["judge/scored"] and r["judge/asked"] == r["judge/failed"] + r["judge/unparsable"] for r in metrics(tmp_path / "self"))
+  assert "s3cret" not in "".join(capfd.readouterr()) and not [p for p in tmp_path.rglob("*") if p.is_file() and b"s3cret" in p.read_bytes()]
 
 
 def test_curriculum_orders_mathematics_by_solution_steps(trained, tmp_path):
@@ -446,6 +500,9 @@ def test_full_disk_is_one_line_and_the_checkpoint_before_stays_usable(trained, t
   assert before.items() <= files_of(tmp_path / "run" / "actor").items()
   call(sft, *flags)
   assert column(tmp_path / "run", "step") == [1, 2, 3]
+  (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+  with pytest.raises(ValueError, match=r"metrics.jsonl cannot be written \(No space left on device\): make room"):
+    sft.Run.log(types.SimpleNamespace(folder=tmp_path), "metrics.jsonl", {"step": 1})
 
 
 def test_diverging_run_stops_with_its_last_checkpoint_intact(trained, tmp_path, capsys):
@@ -639,6 +696,81 @@ def test_gguf_file_becomes_the_folder_it_was_made_from(folders, tmp_path):
   assert tokenizer.decode(sft.encode(tokenizer, "ab é\n")) == "ab é\n" and tokenizer.stop_ids == (1, 5)
 
 
+@contextlib.contextmanager
+def hub_server(folder, status=200, code=""):
+  """A stand-in for huggingface.co with one model, the files of `folder`; `status` and the error `code` are its answer to whoever wants one. Yields its URL."""
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      path, files = self.path.partition("?")[0], {p.name: p.read_bytes() for p in folder.iterdir()}
+      if path.startswith("/api/models/") and (code or status == 200):
+        tree = [{"type": "file", "path": name, "size": len(content), "oid": "0" * 40} for name, content in files.items()]
+        answer, content = 200, json.dumps(tree if "/tree/" in path else {"id": "o/m", "sha": "0" * 40, "siblings": [{"rfilename": name} for name in files]}).encode()
+      else:
+        answer, content = status, files.get(path.rpartition("/")[2], b"")
+      self.send_response(answer)
+      for header in (("X-Repo-Commit", "0" * 40), ("ETag", hashlib.md5(content).hexdigest()), ("Content-Length", str(len(content))), ("X-Error-Code", code)):
+        self.send_header(*header)
+      self.end_headers()
+      if self.command == "GET":
+        self.wfile.write(content)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *unused):
+      pass
+
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+RESOLVE = "import data, sys; data.script(lambda fv: None)(lambda fv: print('folder', data.resolve_model('google/gemma-3-1b-it')))(['x'])"
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
+
+
+def test_model_from_the_hub(folders, tmp_path):
+  resolve = lambda url, home, code="", **env: start(tmp_path, "-c", code + RESOLVE, ok=False, PYTHONPATH=str(REPO), HF_ENDPOINT=url, HF_HOME=str(tmp_path / home), **env)
+  with hub_server(folders["small"]) as url:
+    assert f"folder {tmp_path / 'home'}" in resolve(url, "home").stdout
+    assert_one_line(resolve(url, "full", SMALL_FILES).stderr, "make room, or HF_HOME=")
+  nowhere = "http://127.0.0.1:9"
+  assert f"folder {tmp_path / 'home'}" in resolve(nowhere, "home", HF_HUB_OFFLINE="1").stdout
+  assert_one_line(resolve(nowhere, "none").stderr, "is huggingface.co reachable?")
+  assert_one_line(resolve(nowhere, "none", HF_HUB_OFFLINE="1").stderr, "is huggingface.co reachable?")
+  licence = "accept its licence on https://huggingface.co/google/gemma-3-1b-it"
+  for status, code, said in ((401, "GatedRepo", licence), (403, "GatedRepo", licence), (401, "", "set HF_TOKEN")):
+    with hub_server(folders["small"], status, code) as url:
+      assert_one_line(resolve(url, "none").stderr, said)
+  shutil.copytree(folders["small"], tmp_path / "part", ignore=shutil.ignore_patterns("tokenizer.json"))
+  with hub_server(tmp_path / "part") as url:
+    assert_one_line(resolve(url, "gap").stderr, "neither tokenizer.json")
+
+
+def test_model_from_kaggle(folders, tmp_path, monkeypatch):
+  kagglehub, requests = pytest.importorskip("kagglehub"), pytest.importorskip("requests")
+  monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+  answer = types.SimpleNamespace(status_code=403)
+  for error, said in ((requests.ConnectionError("no route"), "is kaggle.com reachable?"),
+                      (OSError(errno.ENOSPC, "No space left on device"), "make room, or KAGGLEHUB_CACHE="),
+                      (requests.HTTPError("refused", response=answer), "accept the licence"),
+                      (kagglehub.exceptions.UnauthenticatedError(), "set KAGGLE_USERNAME and KAGGLE_KEY")):
+    def fail(handle):
+      raise error  # pylint: disable=cell-var-from-loop
+    monkeypatch.setattr(kagglehub, "model_download", fail)
+    with pytest.raises(ValueError, match=re.escape(said)):
+      data.resolve_model("kaggle:google/gemma-3/transformers/gemma-3-1b-it")
+  downloaded = tmp_path / "models/google/gemma-3/transformers/gemma-3-1b-it"
+  for version in ("9", "10"):
+    shutil.copytree(folders["small"], downloaded / version)
+  assert data.resolve_model("kaggle:google/gemma-3/transformers/gemma-3-1b-it") == downloaded / "10"
+
+
+def test_data_set_of_the_hub_without_network_is_one_line(tmp_path):
+  done = start(tmp_path, REPO / "data.py", "--data=gsm8k", ok=False, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+  assert_one_line(done.stderr, "pass their folder, such as --data=./folder")
+
+
 @pytest.mark.skipif(os.environ.get("RUN_SLOW") != "1", reason="RUN_SLOW=1 loads the real Gemma 3 270M")
 def test_real_gemma_knows_the_capital_of_france():
   folder = data.resolve_model("gemma3-270m")
@@ -767,6 +899,16 @@ BAD = [  # script, flags, what the one line says, exit status
     (sft, "--mesh=3,1 --out={work}/new", "needs 3 devices", 1), (sft, "--mesh=1 --out={work}/new", "two numbers", 1),
     (evaluation, "--ckpt={work}/none", "holds no checkpoint", 1), (evaluation, "--ckpt={run} --model=tiny", "different models", 1),
     (evaluation, "--ckpt={run},{whole}", "different (rank, alpha)", 1), (evaluation, "--ckpt={run} --data={work}/none.csv", "none.csv: no such file", 1),
+    (sft, "--model={work}/truncated --out={work}/new", "bytes')): delete it", 1), (sft, "--model={work}/untokenized --data={sums} --out={work}/new", "tokenizer in", 1),
+    (sft, "--learning_rate=nan", "not a number that float32 can hold", 2), (evaluation, "--max_hours=inf", "not a number that float32 can hold", 2),
+    (grpo, "--model={model} --init_ckpt={run} --max_steps=10000000 --out={work}/new", "more than a million: to end by time, use --max_hours", 1),
+    (sft, "--weight_decay=-1 --max_grad_norm=-1 --out=", "--weight_decay=-1.0 must not be negative; --max_grad_norm=-1.0 must not be negative; --out is empty", 1),
+    (sft, "--seed=2147483648 --out={work}/new", "--seed=2147483648 must lie", 1), (sft, "--mesh=-1,-1 --out={work}/new", "numbers from 1 up", 1),
+    (sft, "--init_ckpt={long} --out={work}/new", "File name too long", 1), (data, "--data={long}", "File name too long", 1), (data, "--out={work}", "it is a folder", 1),
+    (evaluation, "--ckpt={run} --seed=-1", "--seed=-1 must lie", 1), (evaluation, "--ckpt={run} --max_hours=0", "--max_hours=0.0 must be positive", 1),
+    (evaluation, "--ckpt=base --model={model} --data={work}/none.jsonl --out={sums}", "File exists", 1),
+    (grpo, "--model={model} --init_ckpt={run} --judge=http://me:s3cret@host/v1 --out={work}/new", "OPENAI_API_KEY", 1),
+    (evaluation, "--ckpt={run} --judge=http://host/v1?api_key=s3cret", "OPENAI_API_KEY", 1),
     (sft, "{flags} --max_steps=999", "gone.jsonl: no such file", 1),  # the trained run, to be continued without its data
 ]
 
@@ -780,12 +922,16 @@ def bad(trained, whole, folders):
   write_jsonl(work / "noquestion.jsonl", [{"question": "a", "answer": "b"}, {"answer": "b"}])
   write_jsonl(work / "stories.jsonl", [{"question": f"Tell {i}.", "task": "creative"} for i in range(100)])
   shutil.copytree(folders["gemma3_text"], work / "weightless", ignore=shutil.ignore_patterns("*.safetensors"))
-  return dict(work=work, run=trained.run, sums=trained.sums, model=folders["small"], whole=whole["sft"], flags=" ".join(trained.flags))
+  for name in ("truncated", "untokenized"):
+    shutil.copytree(folders["small"], work / name)
+  os.truncate(work / "truncated" / "model.safetensors", 100_000)
+  (work / "untokenized" / "tokenizer.json").write_text("{")
+  return dict(work=work, long="x" * 300, run=trained.run, sums=trained.sums, model=folders["small"], whole=whole["sft"], flags=" ".join(trained.flags))
 
 
 def assert_one_line(err, fragment):
   said = [line for line in err.splitlines() if "error:" in line]
-  assert len(said) == 1 and err.splitlines()[-1] == said[0] and fragment in said[0] and "Traceback" not in err, err
+  assert len(said) == 1 and err.splitlines()[-1] == said[0] and fragment in said[0] and "Traceback" not in err and "s3cret" not in err, err
 
 
 @pytest.mark.parametrize("script, flags, fragment, code", BAD, ids=[f"{m.__name__} {f}" for m, f, _, _ in BAD])
