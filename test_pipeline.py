@@ -194,7 +194,8 @@ def test_eval_writes_and_prints_all_legs_side_by_side(relay):
 
 def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   shutil.copytree(trained.run, tmp_path / "run")
-  flags = [f"--ckpt=base,{tmp_path / 'run'}", f"--data={trained.sums}", "--limit=12", "--batch_size=4", "--max_prompt_length=32", "--max_completion_length=32"]
+  flags = [f"--ckpt=base,{tmp_path / 'run'}", f"--data={trained.sums}", "--limit=12", "--batch_size=4", "--max_prompt_length=32", "--max_completion_length=32",
+           "--decoding=standard", "--samples=2"]
   samples, report = tmp_path / "run" / "eval_samples.jsonl", lambda: json.loads((tmp_path / "run" / "eval.json").read_text())["rows"]
   call(evaluation, *flags, "--max_hours=1e-9")
   assert "stopped (max_hours)" in capsys.readouterr().out and len(read_jsonl(samples)) == 4 and not (tmp_path / "run" / "eval.json").exists()
@@ -204,10 +205,12 @@ def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   went_on = samples.read_text(), report()
   samples.unlink()
   call(evaluation, *flags)
-  assert went_on == (samples.read_text(), report()) and len(read_jsonl(samples)) == 24
+  assert went_on == (samples.read_text(), report()) and len(read_jsonl(samples)) == 2 * 24
   checked = [r for r in went_on[1] if r["task"] == "math"]
   assert all(r["exact_interval"][0] <= r["exact"] <= r["exact_interval"][1] for r in checked)
   assert checked[1]["gain"] == pytest.approx(checked[1]["exact"] - checked[0]["exact"])
+  assert checked[1]["pass@1"] == checked[1]["exact"] <= checked[1]["pass@2"] and sum(n for n, *_ in checked[1]["reliability"]) > 0
+  assert checked[1]["reward"] == pytest.approx(sum(v for k, v in checked[1].items() if k.startswith("reward/") and "_interval" not in k))
 
 
 def test_finished_run_started_again_does_nothing(relay, monkeypatch, capsys):
@@ -217,6 +220,80 @@ def test_finished_run_started_again_does_nothing(relay, monkeypatch, capsys):
   call(grpo, *relay.flags, "--max_steps=2", "--num_generations=2", "--eval_prompts=8")
   assert capsys.readouterr().out.count("is finished") == 2
   assert files_of(relay.runs) == before
+
+
+# --- What eval.py counts ---
+
+
+FAILURES = [  # text, cut off, answer, kind
+    ("<reasoning>3 * 6 = 18.</reasoning><answer>18</answer>", False, "18", None), ("<reasoning>3 * 6 = 18.</reasoning><answer>18</answer>", False, "19", "wrong answer"),
+    ("A poem, <reasoning>sea</reasoning><answer>waves</answer>", False, None, "malformed"), ("The answer is 18.", False, "18", "no tags"),
+    ("<reasoning>3 * 6 = 18.<answer>18</answer>", False, "18", "unclosed"), ("<reasoning>3 * 6 is 6 + 6 + 6, that", True, "18", "cut off"),
+    ("<reasoning>" + "So it is 6. " * 4, True, "18", "loop"), ("<reasoning>So it is 6. So it is 6. So it is 6.", True, "18", "cut off"), ("0" * 39, False, "18", "no tags")]
+
+
+@pytest.mark.parametrize("text, truncated, answer, kind", FAILURES)
+def test_failures_are_told_apart(text, truncated, answer, kind):
+  completion = sft.Completion(np.arange(len(text)), text, np.zeros(len(text)), truncated)
+  letters = types.SimpleNamespace(decode=lambda ids, **_: text[:len(ids)])
+  row = evaluation.grade(completion, data.Example("What is 3 * 6?", answer, None, "math" if answer else "creative", "x"), letters)
+  assert (row["failure"], row["exact"]) == (kind, answer and rewards.is_correct(text, answer))
+  assert row["reward"] == pytest.approx(rewards.score("What is 3 * 6?", text, answer, "math" if answer else "creative")["total"])
+
+
+@pytest.mark.parametrize("tokens, probabilities, want", [
+    (["<reasoning>", "a", "</reasoning>", "<answer>", "4", "2", "</answer>"], [.1, .1, .1, .1, .5, .32, .1], 0.4),
+    (["<reas", "oning>a</reasoning><ans", "wer>\n", "4", "2\n</an", "swer>"], [.1, .1, .5, .5, .5, .1], 0.5),  # tags cut anywhere
+    (["<reasoning>Confidence: 90%</reasoning>", "<answer>", "4", "</answer>"], [.1, .1, .1, .1], 0.9), (["4", "2"], [.1, .1], None)])
+def test_confidence_is_the_stated_one_or_that_of_the_answers_tokens(tokens, probabilities, want):
+  text = "".join(tokens)
+  completion = sft.Completion(np.arange(len(tokens)), text, np.log(probabilities), False)
+  tokenizer = types.SimpleNamespace(decode=lambda ids, **_: "".join(tokens[i] for i in ids))
+  got = evaluation.answer_confidence(completion, rewards.parse(text), tokenizer)
+  assert got == (want and pytest.approx(want))
+
+
+def graded(*answers, gold="4", confidence=0.75):
+  """Samples of one prompt that give these answers; None is one that cannot be read."""
+  texts = ["?" if a is None else f"<reasoning>r</reasoning><answer>{a}</answer>" for a in answers]
+  return [{**dict.fromkeys(evaluation.COLUMNS), "completion": text, "task": "math", "exact": rewards.is_correct(text, gold), "format_exact": a is not None,
+           "reward": float(i), "length": 5, "confidence": confidence if a else None, "failure": None} for i, (text, a) in enumerate(zip(texts, answers))]
+
+
+@pytest.mark.parametrize("answers, right", [(("4", "5", "4.0"), True), (("5", "4"), False), (("4", "5"), True), (("5", "4", "5.00", "4", "5"), False), ((None, None, "4"), True), ((None, None), False)])
+def test_majority_counts_equal_answers_and_ties_go_to_the_first(answers, right):
+  assert evaluation.majority(graded(*answers)) == right
+
+
+def test_summary_of_samples_is_by_prompt_and_paired():
+  before, after = [[graded("4", "5"), graded("5", "6"), graded("4", None)], [graded("4", "4"), graded("4", "6"), graded("4", None)]]
+  first, again = (next(r for r in evaluation.summarise({"a": before, "b": after}, seed=0) if (r["ckpt"], r["task"]) == ("b", "all")) for _ in range(2))
+  assert first == again and first["n"] == 3 and first["n_checked"] == 6
+  assert first["exact"] == first["pass@1"] == pytest.approx(4 / 6) and first["pass@2"] == 1.0 and first["exact_in_format"] == pytest.approx(4 / 5)
+  gains = np.array([0.5, 0.5, 0.0])
+  assert first["differences"]["a"]["exact"] == pytest.approx([gains.mean(), gains.mean() - 1.96 * gains.std() / 3**0.5, gains.mean() + 1.96 * gains.std() / 3**0.5])
+  assert first["brier"] == pytest.approx((4 * 0.25**2 + 0.75**2) / 5) and first["reliability"][7] == [5, 0.75, 0.8]
+  assert first["exact_interval"] == pytest.approx([0.5, 1.0])  # of resampled prompts: Wilson's, for six that are independent, is [0.30, 0.90]
+  assert evaluation.summarise({"b": [group[:1] for group in after]}, 0)[0]["exact_interval"] == evaluation.wilson(1.0, 3)
+
+
+def test_prompts_seen_in_training_are_found(tmp_path):
+  story = "Ann has a garden with twelve rows of beans and in each row there are nine plants."
+  rows = write_jsonl(tmp_path / "train.jsonl", [{"question": q, "answer": "1"} for q in ("What is  1 + 1?", story + " How many plants?")])
+  flags = {"data": str(rows), "seed": 0, "validation_fraction": 0.0}
+  questions = ["what is 1 + 1?", "What is 1 - 1?", story.upper() + " How many is half of them?", "Ann has a garden with twelve rows of beans."]
+  gone = {"flags": flags | {"data": "gone.jsonl"}}
+  seen, unchecked = evaluation.seen_in_training(questions, {"a": {"flags": flags}, "b": gone})
+  assert seen == {questions[0]: "same", questions[2]: "13 words"} and list(unchecked) == ["b"] and "gone.jsonl" in unchecked["b"]
+
+
+@pytest.mark.parametrize("top_k, top_p, kept", [(None, 1.0, 5), (2, 1.0, 2), (None, 0.75, 3), (3, 0.75, 2), (9, 0.01, 1)])
+def test_likely_tokens_are_the_largest_of_a_given_mass(top_k, top_p, kept):
+  logits = np.log(np.array([[0.1, 0.4, 0.25, 0.2, 0.05], [0.4, 0.25, 0.2, 0.1, 0.05]])) + 3
+  got = np.asarray(sft.likely(jnp.array(logits), top_k, top_p))
+  for row, want in zip(got, logits):
+    finite = np.isfinite(row)
+    assert finite.sum() == kept and row[finite] == pytest.approx(want[finite]) and want[finite].min() >= np.sort(want)[-kept] - 1e-6
 
 
 # --- Pasted into a notebook ---
@@ -710,6 +787,7 @@ BAD = [  # script, flags, what the one line says, exit status
     (sft, "--mesh=3,1 --out={work}/new", "needs 3 devices", 1), (sft, "--mesh=1 --out={work}/new", "two numbers", 1),
     (evaluation, "--ckpt={work}/none", "holds no checkpoint", 1), (evaluation, "--ckpt={run} --model=tiny", "different models", 1),
     (evaluation, "--ckpt={run},{whole}", "different (rank, alpha)", 1), (evaluation, "--ckpt={run} --data={work}/none.csv", "none.csv: no such file", 1),
+    (evaluation, "--ckpt={run} --samples=4", "add --decoding=standard", 1), (evaluation, "--ckpt={run} --samples=0", "--samples=0 must be positive", 1),
     (sft, "{flags} --max_steps=999", "gone.jsonl: no such file", 1),  # the trained run, to be continued without its data
 ]
 
