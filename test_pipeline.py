@@ -628,6 +628,59 @@ def test_stop_tokens_are_kept_where_a_completion_ended_and_noise_is_the_seeds(tr
   assert texts(draw(0)) == texts(ended) != texts(draw(1))
 
 
+@pytest.fixture(scope="module")
+def exported(folders, tmp_path_factory):
+  """{kind: (an adapter model, its export)} of Gemma 3 and of Gemma 2, with and without keys shared between heads."""
+  shared = data.write_random_model(tmp_path_factory.mktemp("qkv"), WIDE | {"num_key_value_heads": 4})
+  out = {}
+  for kind, folder in {"gemma3": folders["small"], "gemma2": folders["gemma2_wide"], "gemma2 qkv": shared}.items():
+    model = sft.load_model(folder, sft.make_mesh("1,1"), dtype="float32", lora_rank=4, lora_alpha=8.0)
+    nnx.update(model, jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, nnx.state(model, nnx.LoRAParam)))
+    out[kind] = model, tmp_path_factory.mktemp("export") / "hf"
+    evaluation.export(f"hf:{out[kind][1]}", model, folder, sft.load_tokenizer(folder), 4, 8.0, "base", None, 32)
+  return out
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2", "gemma2 qkv"])
+def test_export_has_the_logits_of_the_adapter_model(kind, exported):
+  ids = np.random.default_rng(0).integers(10, 768, 40)
+  model, folder = exported[kind]
+  want, base = plain_logits(model, ids), plain_logits(loaded(data.resolve_model(folder)), ids)
+  assert np.abs(want - base).max() < 1e-4
+  nnx.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.LoRAParam)))
+  assert np.abs(want - plain_logits(model, ids)).max() > 0.1  # the adapter does something
+  tokenizer = sft.load_tokenizer(folder)
+  chat = tokenizer.apply_chat_template([{"role": "user", "content": " What is 3 * 6? "}], tokenize=False, add_generation_prompt=True)
+  assert chat == "<bos>" + data.format_prompt("What is 3 * 6?")
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2", "gemma2 qkv"])
+def test_transformers_loads_the_export(kind, folders, exported):
+  torch = pytest.importorskip("torch")
+  import transformers
+  folder = exported[kind][1]
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
+  ids = np.random.default_rng(0).integers(10, 768, 40)
+  with torch.no_grad():
+    want = theirs(torch.tensor(ids[None])).logits[0].numpy()
+  assert np.abs(plain_logits(loaded(folder), ids) - want).max() < 1e-4
+  assert theirs.generation_config.eos_token_id == list(sft.load_tokenizer(folder).stop_ids) and theirs.generation_config.max_new_tokens == 32
+
+
+def test_exports_through_the_command_line(whole, tmp_path):
+  run = shutil.copytree(whole["sft"], tmp_path / "run")
+  rows = [{"ckpt": str(run), "task": "all", "n": 4, "exact": 0.25, "exact_interval": [0.05, 0.7], "format_exact": None, "partial": None}]
+  (run / "eval.json").write_text(json.dumps({"n": 4, "data": "sums", "rows": rows}))
+  for kind in ("hf", "kaggle"):
+    call(evaluation, f"--ckpt={run}", f"--export={kind}:{tmp_path / kind}", "--max_prompt_length=32", "--max_completion_length=32")
+    card = (tmp_path / kind / "README.md").read_text()
+    assert "25.0% (5.0% to 70.0%)" in card and "--lora_rank=4" in card and str(json.loads((run / "run.json").read_text())["flags"]["data"]) in card
+    assert (tmp_path / kind / "tokenizer.json").exists() and (tmp_path / kind / "config.json").exists()
+  assert (tmp_path / "hf" / "model.safetensors").exists() and json.loads((tmp_path / "kaggle" / "model-instance-metadata.json").read_text())["framework"] == "flax"
+  got = jax.tree.leaves(ocp.StandardCheckpointer().restore(tmp_path / "kaggle" / "model_params"))
+  assert got and all((a == b).all() for a, b in zip(got, saved(run, 3), strict=True))
+
+
 def test_gguf_file_becomes_the_folder_it_was_made_from(folders, tmp_path):
   gguf = pytest.importorskip("gguf")
   safetensors = pytest.importorskip("safetensors.numpy")
@@ -788,6 +841,7 @@ BAD = [  # script, flags, what the one line says, exit status
     (evaluation, "--ckpt={work}/none", "holds no checkpoint", 1), (evaluation, "--ckpt={run} --model=tiny", "different models", 1),
     (evaluation, "--ckpt={run},{whole}", "different (rank, alpha)", 1), (evaluation, "--ckpt={run} --data={work}/none.csv", "none.csv: no such file", 1),
     (evaluation, "--ckpt={run} --samples=4", "add --decoding=standard", 1), (evaluation, "--ckpt={run} --samples=0", "--samples=0 must be positive", 1),
+    (evaluation, "--ckpt={run} --export=gguf:{work}/new", "must be hf:DIR or kaggle:DIR", 1), (evaluation, "--ckpt=base --export=kaggle:{work}/new", "base has none", 1),
     (sft, "{flags} --max_steps=999", "gone.jsonl: no such file", 1),  # the trained run, to be continued without its data
 ]
 
