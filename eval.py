@@ -345,8 +345,8 @@ PANELS = {  # training curves: metrics of metrics.jsonl
     "seconds of a step": ("time/rollout", "time/reward", "time/reference", "time/update", "time/step")}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;color:#1c2530;max-width:1240px;margin:0 auto;padding:0 16px}h1{font-size:24px}h2{font-size:19px;margin-top:36px}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:12px}img{width:100%;height:auto}.wide{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}td,th{padding:4px 10px;text-align:right;border-bottom:1px solid #dde3ea}
-td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:#fff}small{display:block;color:#64717f}summary{cursor:pointer;font-weight:600;padding:6px 0}
+table{border-spacing:0;font-size:14px;font-variant-numeric:tabular-nums}td{white-space:nowrap}td,th{padding:4px 8px;text-align:right;vertical-align:bottom;border-bottom:1px solid #dde3ea}
+td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:#fff}small{display:block;font-size:12px;color:#64717f}summary{cursor:pointer;font-weight:600;padding:6px 0}
 select{font:inherit;margin-right:8px}article{border-top:1px solid #dde3ea;padding:12px 0}article h3{font-size:15px;margin:0 0 8px;white-space:pre-wrap;overflow-wrap:anywhere}
 section{background:#f5f7fa;border-radius:6px;padding:8px 10px;min-width:0}section h4{margin:0 0 6px;font-size:14px}pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font:13px/1.45 ui-monospace,monospace}
 .right,.wrong{border-radius:4px;padding:0 6px;color:#fff;font-weight:500;float:right}.right{background:#2a7d4f}.wrong{background:#b3423a}.reasoning{color:#5b6b7b}.answer{font-weight:700;background:#fff3c4}.tag{color:#9aa7b4}
@@ -358,7 +358,7 @@ for (const a of document.querySelectorAll("article")) a.hidden = (task && a.data
 def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Path]]) -> dict[str, Any]:
   """{title: matplotlib figure}: training curves of the runs, {name: (last step, folder)}, one after the other; then plots of the table."""
   from matplotlib import figure  # imported late: it is slow
-  figures, end, logged = {}, 0, []  # logged: (run, steps before it, records)
+  figures, end, logged = {}, 0, []  # logged: [(run, steps before it, records)]
   for name, (step, folder) in runs.items():
     path = folder / "metrics.jsonl"
     records = [r for r in map(json.loads, path.read_text().splitlines()) if r["step"] <= step] if path.exists() else []
@@ -372,6 +372,9 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=8)
     return axes
+
+  def explain(title: str) -> None:
+    figures[title].legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
 
   for title, keys in PANELS.items():
     curves = {}
@@ -392,7 +395,7 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
       axes.set_xlabel("step, " + ", then ".join(name for name, _, _ in logged), fontsize=8)
       for _, before, _ in logged[1:]:
         axes.axvline(before, color="0.6", lw=0.8, ls=":")
-      axes.legend(fontsize=7)
+      explain(title)
 
   ckpts, tasks = (list(dict.fromkeys(r[key] for r in rows if r["exact"] is not None)) for key in ("ckpt", "task"))
   if ckpts:
@@ -403,8 +406,8 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
       reach = [np.clip(r["exact_interval"] or [0, 0], 0, 1) for r in chosen]
       axes.bar(np.arange(len(chosen)) + i / (len(ckpts) + 1), values, 0.9 / (len(ckpts) + 1), label=ckpt, color=f"C{i}",
                yerr=np.maximum(0, [values - [low for low, _ in reach], [high for _, high in reach] - values]), error_kw={"lw": 0.8})
-    axes.set_xticks(np.arange(len(tasks)) + 0.4 - 0.5 / (len(ckpts) + 1), tasks, fontsize=8)
-    axes.legend(fontsize=7)
+    axes.set_xticks(np.arange(len(tasks)) + 0.5 * (len(ckpts) - 1) / (len(ckpts) + 1), tasks, fontsize=8)
+    explain("exact answers by task")
     axes = new("calibration: confidence and being right")
     axes.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
     for i, ckpt in enumerate(ckpts):
@@ -412,7 +415,7 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
       axes.plot(bins[:, 1], bins[:, 2], color=f"C{i}", label=ckpt, lw=1)
       axes.scatter(bins[:, 1], bins[:, 2], s=6 + 90 * bins[:, 0] / max(1, bins[:, 0].sum()), color=f"C{i}")
     axes.set_xlabel("mean confidence of a bin (area: its share of completions)", fontsize=8)
-    axes.legend(fontsize=7)
+    explain("calibration: confidence and being right")
   axes = new("what went wrong, share of completions")
   whole, left = [r for r in rows if r["task"] == "all"], np.zeros(len({r["ckpt"] for r in rows}))
   for kind in dict.fromkeys(kind for r in whole for kind in r["failures"]):
@@ -420,7 +423,7 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
     axes.barh([r["ckpt"] for r in whole], width, left=left, label=kind)
     left += width
   axes.invert_yaxis()
-  axes.legend(fontsize=7)
+  explain("what went wrong, share of completions")
   return figures
 
 
@@ -572,16 +575,32 @@ def interact(sampler: sft.Sampler, **sampling: Any) -> None:
 # --- Export -----------------------------------------------------------------------------------------------------------
 
 
+def claim_folder(target: str, ckpt: str) -> None:
+  """Makes the folder that --export names; ValueError if it cannot be made, or would overwrite something."""
+  kind, _, folder = target.partition(":")
+  if kind not in ("hf", "kaggle") or not folder:
+    raise ValueError(f"--export={target} must be hf:DIR or kaggle:DIR")
+  if (kind, ckpt) == ("kaggle", "base"):
+    raise ValueError("--export=kaggle: writes a checkpoint's parameters, and base has none: name a run folder in --ckpt")
+  try:
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    taken = os.listdir(folder)
+  except OSError as e:
+    raise ValueError(f"--export={target} cannot be written ({e.strerror}): name another folder") from e
+  if taken:
+    raise ValueError(f"--export={target} would overwrite what is there: name a new or an empty folder")
+
+
 def merged_tensor(model: nnx.Module, scale: float, name: str) -> np.ndarray:
   """The weights that data.tensors calls `name`, in float32 and Hugging Face's shape; a projection is base + scale * A @ B."""
   node = lambda path: functools.reduce(lambda at, key: at[int(key)] if key.isdigit() else getattr(at, key), path.split("."), model)
 
   def merged(path: str, order: tuple[int, ...]) -> np.ndarray:
     """Axes of the inputs, then of the outputs, as `order` has them in the base weight and A @ B has them anyway."""
-    module, key = path.rsplit(".", 1)
-    weight, lora = (np.asarray(getattr(node(module), key)[...], np.float32).transpose(order),
-                    [np.asarray(getattr(node(module), key + end)[...], np.float32) for end in ("_lora_a", "_lora_b") if hasattr(node(module), key + end)])
-    return weight + scale * np.tensordot(*lora, 1) if lora else weight
+    module, key = node(path.rpartition(".")[0]), path.rpartition(".")[2]
+    read = lambda key: np.asarray(getattr(module, key)[...], np.float32)
+    adapted = hasattr(module, key + "_lora_a")
+    return read(key).transpose(order) + (scale * np.tensordot(read(key + "_lora_a"), read(key + "_lora_b"), 1) if adapted else 0)
 
   if not name.startswith("model.layers."):
     return np.asarray(node({"model.embed_tokens.weight": "embedder.input_embedding", "model.norm.weight": "final_norm.scale"}[name])[...], np.float32)
@@ -612,7 +631,6 @@ def export(target: str, model: nnx.Module, source: pathlib.Path, tokenizer: Any,
   Both get the tokenizer, with a chat template that puts the instruction before the first question, config.json and a model card.
   """
   kind, folder = target.partition(":")[0], pathlib.Path(target.partition(":")[2])
-  folder.mkdir(parents=True, exist_ok=True)
   run = step_dir and step_dir.parent.parent
   for name in ("config.json", "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"):
     if (source / name).exists():
@@ -656,7 +674,8 @@ def model_card(ckpt: str, run: pathlib.Path | None, kind: str, base: str) -> str
   table = "Not evaluated yet: `python eval.py`, then export again."
   if run and (run / "eval.json").exists():
     report = json.loads((run / "eval.json").read_text())
-    share = lambda row, name: "-" if row.get(name) is None else "{:.1%} ({:.1%} to {:.1%})".format(row[name], *row[name + "_interval"])
+    between = lambda row, name: " ({:.1%} to {:.1%})".format(*row[name + "_interval"]) if row.get(name + "_interval") else ""
+    share = lambda row, name: shown(name, row[name]) + between(row, name)
     table = "\n".join([
         f"{report['n']} prompts of {report['data']}, {report.get('decoding', 'greedy')} decoding, 95% intervals.", "",
         "| checkpoint | task | n | exact answer | exact format | within 10% |", "|---|---|---|---|---|---|", *(
@@ -730,14 +749,12 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
     raise ValueError(f"--samples={fv.samples} must be positive")
   if fv.samples > 1 and not drawing["temperature"]:
     raise ValueError(f"--samples={fv.samples} greedy completions of a prompt are all the same: add --decoding=standard")
-  if fv.report and not (pathlib.Path(fv.report).suffix == ".html" and pathlib.Path(fv.report).parent.is_dir()):
-    raise ValueError(f"--report={fv.report} must be a .html file in a folder that exists")
+  if fv.report and not (pathlib.Path(fv.report).suffix == ".html" and os.access(pathlib.Path(fv.report).parent, os.W_OK)):
+    raise ValueError(f"--report={fv.report} must be a .html file in a folder that exists and can be written")
   if fv.report and importlib.util.find_spec("matplotlib") is None:
     raise ValueError("--report takes a package that is missing here: pip install matplotlib")
-  if fv.export and not re.match(r"(hf|kaggle):.", fv.export):
-    raise ValueError(f"--export={fv.export} must be hf:DIR or kaggle:DIR")
-  if fv.export.startswith("kaggle:") and names[-1] == "base":
-    raise ValueError("--export=kaggle: writes a checkpoint's parameters, and base has none: name a run folder in --ckpt")
+  if fv.export:
+    claim_folder(fv.export, names[-1])
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   mesh = sft.make_mesh(fv.mesh or f"{jax.device_count()},1")
   adapters = {(info["flags"]["lora_rank"], info["flags"]["lora_alpha"]) for _, info in found.values()}
@@ -752,7 +769,7 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   folder = data.resolve_model(fv.model)
   sft.check_model(folder, fv.max_prompt_length + fv.max_completion_length)
   tokenizer = sft.load_tokenizer(folder)
-  prompts = []
+  prompts = [encode_question(tokenizer, question, fv.max_prompt_length) for question in questions]
   if examples:
     examples, prompts = sft.encode_prompts(tokenizer, examples, fv.max_prompt_length)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a batch are alike: little padding
@@ -771,18 +788,16 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   def take(name: str) -> None:
     nnx.update(model, untouched) if name == "base" else sft.restore(model, found[name][0], rank)  # pylint: disable=expression-not-assigned
 
-  sampler = sft.Sampler(model, tokenizer, mesh)
-  if fv.export:
-    take(names[-1])
-    return export(fv.export, model, folder, tokenizer, rank, alpha, names[-1], found.get(names[-1], (None,))[0], fv.max_completion_length)
-  sampling = dict(max_prompt_length=fv.max_prompt_length, max_completion_length=fv.max_completion_length, seed=fv.seed, **drawing)
   if asked:
     take(names[-1])
+  if fv.export:
+    return export(fv.export, model, folder, tokenizer, rank, alpha, names[-1], found.get(names[-1], (None,))[0], fv.max_completion_length)
+  sampler = sft.Sampler(model, tokenizer, mesh)
+  sampling = dict(max_prompt_length=fv.max_prompt_length, max_completion_length=fv.max_completion_length, seed=fv.seed, **drawing)
   if fv.interactive:
     return interact(sampler, **sampling)
   if questions:
-    ids = [encode_question(tokenizer, question, fv.max_prompt_length) for question in questions]
-    texts = [c.text for i in range(0, len(ids), fv.batch_size) for c in sampler(ids[i:i + fv.batch_size], **sampling)]
+    texts = [c.text for i in range(0, len(prompts), fv.batch_size) for c in sampler(prompts[i:i + fv.batch_size], **sampling)]
     return texts if fv.prompt else [json.dumps({"question": q, "completion": text}, ensure_ascii=False) for q, text in zip(questions, texts)]
 
   # --- Evaluate ---

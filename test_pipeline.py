@@ -6,6 +6,7 @@ import ast
 import collections
 import fractions
 import hashlib
+import html.parser
 import json
 import os
 import pathlib
@@ -294,6 +295,70 @@ def test_likely_tokens_are_the_largest_of_a_given_mass(top_k, top_p, kept):
   for row, want in zip(got, logits):
     finite = np.isfinite(row)
     assert finite.sum() == kept and row[finite] == pytest.approx(want[finite]) and want[finite].min() >= np.sort(want)[-kept] - 1e-6
+
+
+def test_report_shows_everything_and_runs_nothing_of_it(trained, tmp_path):
+  hostile = """<script>alert(1)</script>"><img src=http://x onerror='alert(2)'>&lt;b&gt; <reasoning>a <answer>b</reasoning></pre></article>"""
+  groups = {}
+  for ckpt, answers in {"base": ("5", None), f"<i>{hostile}": ("4", "4")}.items():
+    groups[ckpt] = [[{**s, "question": hostile, "answer": hostile, "seen": "same", "truncated": False, "reward/format": 0.2, "completion": s["completion"] + hostile}
+                     for s in graded(answer)] for answer in answers]
+  groups["base"][1][0]["failure"] = "loop"
+  report = {"model": hostile, "data": hostile, "n": 2, "decoding": "greedy", "temperature": 0.0, "samples": 1, "max_completion_length": 8, "seed": 0,
+            "seen_in_training": {"same": 2}, "rows": evaluation.summarise(groups, 0)}
+  evaluation.write_report(tmp_path / "r.html", report, groups, {"run": (120, trained.run)})
+  found = collections.Counter()
+
+  class Reader(html.parser.HTMLParser):
+    def handle_starttag(self, tag, attrs):
+      found[tag] += 1
+      assert not [name for name, value in attrs if name.startswith("on") or name == "src" and not value.startswith("data:")]
+
+    def handle_data(self, text):
+      found["text"] += text.count("alert(1)")
+
+  Reader().feed((tmp_path / "r.html").read_text())
+  assert (found["script"], found["article"], found["section"], found["i"]) == (1, 2, 4, 4) and found["pre"] == 4 and found["b"] == 2  # seen in training
+  assert found["text"] == 4 + 2 * 2 + 2 + 2 + 2 + 2 and found["img"] == len(list(tmp_path.glob("r-*.png"))) >= 6  # completions, questions, answers, names
+
+
+def test_streamed_text_only_grows_and_control_characters_stay_out(monkeypatch):
+  text = "<reasoning>3 < 4 \x1b[31mand so é on</reasoning> <answer>18</answer>"
+  raw = text.encode() + b"\0"  # a token is a byte, so that chunks end inside of tags and letters
+
+  class Bytes:
+    tokenizer = types.SimpleNamespace(stop_ids=(0,), decode=lambda ids, **_: bytes(ids).decode(errors="replace"))
+
+    def __call__(self, prompts, *, max_completion_length, **_):
+      at = len(prompts[0]) - 1
+      ids = np.frombuffer(raw[at:at + max_completion_length], np.uint8)
+      return [sft.Completion(ids, "", np.zeros(len(ids)), ids[-1] != 0)]
+
+  monkeypatch.setattr(evaluation, "CHUNK", 1)
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+  stream = lambda limit: [evaluation.styled(t) for t in evaluation.stream(Bytes(), [1], max_prompt_length=8, max_completion_length=limit, seed=0)]
+  longer = stream(999)
+  assert all(b.startswith(a) for a, b in zip(longer, longer[1:]))
+  assert longer[-1] == "\x1b[2m<reasoning>3 < 4 [31mand so é on</reasoning>\x1b[0m \x1b[1m<answer>18</answer>\x1b[0m"
+  assert stream(4)[-1] == "<rea"  # cut off
+
+
+def test_answers_for_a_script_and_at_the_terminal_are_the_same(trained, tmp_path, capsys, monkeypatch):
+  flags = [f"--ckpt={trained.run}", "--max_prompt_length=32", "--max_completion_length=32"]
+  questions = ["Add 3 and 5.", "What is 2 + 2?"]
+  call(evaluation, *flags, f"--prompt={questions[0]}")
+  answer = capsys.readouterr().out
+  assert answer.startswith("<reasoning>") and answer.endswith("</answer>\n")
+  (tmp_path / "asked.txt").write_text("\n".join(questions) + "\n\n")
+  call(evaluation, *flags, f"--input={tmp_path / 'asked.txt'}")
+  rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [r["question"] for r in rows] == questions and rows[0]["completion"] + "\n" == answer
+  typed = iter([questions[0], "/reward 8", "/reward", "/history", "/nope", "long " * 40, ""])
+  monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+  call(evaluation, *flags, "--interactive")
+  said = capsys.readouterr().out
+  assert said.count(answer) == 2 and f"> {questions[0]}\n{answer}" in said and "no such command" in said and "raise --max_prompt_length=32" in said
+  assert f"correctness {float(rewards.is_correct(answer, '8')):.3f}" in said and "open_ended" in said
 
 
 # --- Pasted into a notebook ---
@@ -636,7 +701,7 @@ def exported(folders, tmp_path_factory):
   for kind, folder in {"gemma3": folders["small"], "gemma2": folders["gemma2_wide"], "gemma2 qkv": shared}.items():
     model = sft.load_model(folder, sft.make_mesh("1,1"), dtype="float32", lora_rank=4, lora_alpha=8.0)
     nnx.update(model, jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, nnx.state(model, nnx.LoRAParam)))
-    out[kind] = model, tmp_path_factory.mktemp("export") / "hf"
+    out[kind] = model, tmp_path_factory.mktemp("export")
     evaluation.export(f"hf:{out[kind][1]}", model, folder, sft.load_tokenizer(folder), 4, 8.0, "base", None, 32)
   return out
 
@@ -842,6 +907,8 @@ BAD = [  # script, flags, what the one line says, exit status
     (evaluation, "--ckpt={run},{whole}", "different (rank, alpha)", 1), (evaluation, "--ckpt={run} --data={work}/none.csv", "none.csv: no such file", 1),
     (evaluation, "--ckpt={run} --samples=4", "add --decoding=standard", 1), (evaluation, "--ckpt={run} --samples=0", "--samples=0 must be positive", 1),
     (evaluation, "--ckpt={run} --export=gguf:{work}/new", "must be hf:DIR or kaggle:DIR", 1), (evaluation, "--ckpt=base --export=kaggle:{work}/new", "base has none", 1),
+    (evaluation, "--ckpt={run} --report={work}/none/r.html", "a folder that exists", 1), (evaluation, "--ckpt={run} --export=hf:{work}", "would overwrite", 1), (evaluation, "--ckpt={run} --export=hf:/proc/x", "cannot be written", 1),
+    (evaluation, "--ckpt={run} --input={work}/none", "is not a text file", 1), (evaluation, "--ckpt={run} --max_prompt_length=4 --prompt=Hi", "raise --max_prompt_length=4", 1),
     (sft, "{flags} --max_steps=999", "gone.jsonl: no such file", 1),  # the trained run, to be continued without its data
 ]
 
