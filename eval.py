@@ -138,7 +138,7 @@ def answer_confidence(completion: sft.Completion, parsed: rewards.Parsed, tokeni
     return None
   if (stated := rewards.stated_confidence(parsed.reasoning)) is not None:
     return stated
-  start, end = list(re.finditer(r"<answer>(.*?)</answer>", completion.text, re.DOTALL))[-1].span(1)
+  start, end = list(re.finditer(rf"(?<=<answer>)\s*{re.escape(parsed.answer)}\s*(?=</answer>)", completion.text))[-1].span()
   # Tags need not be tokens of their own, so the block's tokens are found by the length of what they decode to.
   characters = functools.cache(lambda n: len(tokenizer.decode(completion.ids[:n], skip_special_tokens=False)))
   counts = range(len(completion.ids) + 1)
@@ -344,7 +344,7 @@ PANELS = {  # training curves: metrics of metrics.jsonl
     "KL to the leg's start": ("kl",), "tokens of a completion": ("completion_length",),
     "seconds of a step": ("time/rollout", "time/reward", "time/reference", "time/update", "time/step")}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;color:#1c2530;max-width:1240px;margin:0 auto;padding:0 16px}h1{font-size:24px}h2{font-size:19px;margin-top:36px}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:12px}img{width:100%;height:auto}.wide{overflow-x:auto}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:12px}.cards{grid-template-columns:repeat(auto-fill,minmax(min(100%,280px),1fr))}img{width:100%;height:auto}.wide{overflow-x:auto}
 table{border-spacing:0;font-size:14px;font-variant-numeric:tabular-nums}td{white-space:nowrap}td,th{padding:4px 8px;text-align:right;vertical-align:bottom;border-bottom:1px solid #dde3ea}
 td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:#fff}small{display:block;font-size:12px;color:#64717f}summary{cursor:pointer;font-weight:600;padding:6px 0}
 select{font:inherit;margin-right:8px}article{border-top:1px solid #dde3ea;padding:12px 0}article h3{font-size:15px;margin:0 0 8px;white-space:pre-wrap;overflow-wrap:anywhere}
@@ -476,16 +476,16 @@ def write_report(path: pathlib.Path, report: dict[str, Any], groups: dict[str, l
       cards.append(f'<section><h4>{badge}{escape(ckpt)}</h4><pre>{marked(s["completion"])}</pre><div class="parts">{bar}</div><small>reward '
                    f'{s["reward"]:.2f}{" = " * bool(parts)}{" + ".join(f"{v:.2f} {k}" for k, v in parts.items())}</small></section>')
     change = "gained" if rights[-1] and not rights[0] else "lost" if rights[0] and not rights[-1] else "as before"
-    facts = [escape(samples[0]["task"])] + [f"gold answer: {escape(samples[0]['answer'])}"] * bool(samples[0]["answer"]) + ["<b>seen in training</b>"] * bool(samples[0]["seen"])
+    facts = [escape(samples[0]["task"])] + [f"gold answer: {escape(samples[0]['answer'])}"] * bool(samples[0]["answer"]) + [f"<b>seen in training ({samples[0]['seen']})</b>"] * bool(samples[0]["seen"])
     articles.append(f'<article data-task="{escape(samples[0]["task"])}" data-change="{change}"><h3>{escape(samples[0]["question"])}</h3>'
-                    f'<small>{", ".join(facts)}</small><div class="grid">{"".join(cards)}</div></article>')
+                    f'<small>{", ".join(facts)}</small><div class="grid cards">{"".join(cards)}</div></article>')
   choose = lambda label, values: f'<select aria-label="{label}"><option value="">{label}</option>' + "".join(f"<option>{escape(v)}</option>" for v in values) + "</select>"
   settings = ", ".join(f"{key} {report[key]}" for key in ("decoding", "temperature", "samples", "max_completion_length", "seed"))
   path.write_text(f"""<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
 <title>{escape(report["model"])} on {escape(report["data"])}</title><style>{STYLE}</style>
-<h1>{escape(report["model"])} on {escape(report["data"])}</h1><p>{report["n"]} prompts; {escape(settings)}; small print: 95% intervals;
-{sum(report["seen_in_training"].values())} prompts seen in training.</p>
+<h1>{escape(report["model"])} on {escape(report["data"])}</h1><p>{report["n"]} prompts; {escape(settings)}; small print: 95% intervals; prompts seen in
+training: {", ".join(f"{n} ({kind})" for kind, n in report["seen_in_training"].items()) or "none"}.</p>
 <h2>Checkpoints</h2>{"".join(tables)}<h2>Plots</h2><div class="grid">{"".join(images)}</div>
 <h2>The same prompts</h2><p>{choose("all tasks", sorted(count))}{choose("first to last: all", ["gained", "lost", "as before"])}</p>{"".join(articles)}<script>{SCRIPT}</script></html>
 """, encoding="utf-8")
@@ -624,11 +624,17 @@ def merged_tensor(model: nnx.Module, scale: float, name: str) -> np.ndarray:
   return weight.reshape(weight.shape[0], -1).T
 
 
-def export(target: str, model: nnx.Module, source: pathlib.Path, tokenizer: Any, rank: int, alpha: float, ckpt: str, step_dir: pathlib.Path | None,
+def export(target: str, model: nnx.Module, scale: float, base: str, source: pathlib.Path, tokenizer: Any, ckpt: str, step_dir: pathlib.Path | None,
            max_new_tokens: int) -> None:
   """Writes what --export names: `hf:DIR`, merged weights as transformers loads them, or `kaggle:DIR`, the Orbax parameters of the checkpoint.
 
   Both get the tokenizer, with a chat template that puts the instruction before the first question, config.json and a model card.
+
+  Args:
+    model, scale: with the checkpoint's weights, and alpha / rank of its adapter.
+    base, source: --model and its folder.
+    ckpt, step_dir: the checkpoint's name and its step folder, None for the base.
+    max_new_tokens: of generation_config.json.
   """
   kind, folder = target.partition(":")[0], pathlib.Path(target.partition(":")[2])
   run = step_dir and step_dir.parent.parent
@@ -638,7 +644,7 @@ def export(target: str, model: nnx.Module, source: pathlib.Path, tokenizer: Any,
   saved = json.loads((source / "tokenizer_config.json").read_text()) if (source / "tokenizer_config.json").exists() else {}
   template = data.CHAT_TEMPLATE.replace("system=''", "system=" + repr(data.INSTRUCTION + "\n\n"))
   (folder / "tokenizer_config.json").write_text(json.dumps(saved | {"chat_template": template}, indent=2) + "\n")
-  card = model_card(ckpt, run, kind, source.name)
+  card = model_card(ckpt, run, kind, base)
   (folder / "README.md").write_text(card, encoding="utf-8")
   if kind == "kaggle":
     for name in ("run.json", "eval.json"):
@@ -652,7 +658,7 @@ def export(target: str, model: nnx.Module, source: pathlib.Path, tokenizer: Any,
     print(f'wrote {folder}; kagglehub.model_upload("USER/MODEL/flax/VARIATION", "{folder}", license_name="Gemma") publishes it')
     return
   dtype = str(jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype)
-  data.write_model(folder, data.model_config(source), dtype, lambda name: [merged_tensor(model, alpha / max(1, rank), name)])
+  data.write_model(folder, data.model_config(source), dtype, lambda name: [merged_tensor(model, scale, name)])
   (folder / "generation_config.json").write_text(json.dumps({
       "bos_token_id": tokenizer.bos_token_id, "eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_token_id, "do_sample": False,
       "max_new_tokens": max_new_tokens}, indent=2) + "\n")
@@ -791,7 +797,7 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   if asked:
     take(names[-1])
   if fv.export:
-    return export(fv.export, model, folder, tokenizer, rank, alpha, names[-1], found.get(names[-1], (None,))[0], fv.max_completion_length)
+    return export(fv.export, model, alpha / max(1, rank), fv.model, folder, tokenizer, names[-1], found.get(names[-1], (None,))[0], fv.max_completion_length)
   sampler = sft.Sampler(model, tokenizer, mesh)
   sampling = dict(max_prompt_length=fv.max_prompt_length, max_completion_length=fv.max_completion_length, seed=fv.seed, **drawing)
   if fv.interactive:

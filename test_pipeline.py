@@ -245,7 +245,8 @@ def test_failures_are_told_apart(text, truncated, answer, kind):
 @pytest.mark.parametrize("tokens, probabilities, want", [
     (["<reasoning>", "a", "</reasoning>", "<answer>", "4", "2", "</answer>"], [.1, .1, .1, .1, .5, .32, .1], 0.4),
     (["<reas", "oning>a</reasoning><ans", "wer>\n", "4", "2\n</an", "swer>"], [.1, .1, .5, .5, .5, .1], 0.5),  # tags cut anywhere
-    (["<reasoning>Confidence: 90%</reasoning>", "<answer>", "4", "</answer>"], [.1, .1, .1, .1], 0.9), (["4", "2"], [.1, .1], None)])
+    (["<reasoning>Confidence: 90%</reasoning>", "<answer>", "4", "</answer>"], [.1, .1, .1, .1], 0.9),
+    (["<answer>", "<answer>", "4", "</answer>", "<answer></answer>"], [.1, .1, .6, .1, .1], 0.6), (["4", "2"], [.1, .1], None)])
 def test_confidence_is_the_stated_one_or_that_of_the_answers_tokens(tokens, probabilities, want):
   text = "".join(tokens)
   completion = sft.Completion(np.arange(len(tokens)), text, np.log(probabilities), False)
@@ -702,7 +703,7 @@ def exported(folders, tmp_path_factory):
     model = sft.load_model(folder, sft.make_mesh("1,1"), dtype="float32", lora_rank=4, lora_alpha=8.0)
     nnx.update(model, jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, nnx.state(model, nnx.LoRAParam)))
     out[kind] = model, tmp_path_factory.mktemp("export")
-    evaluation.export(f"hf:{out[kind][1]}", model, folder, sft.load_tokenizer(folder), 4, 8.0, "base", None, 32)
+    evaluation.export(f"hf:{out[kind][1]}", model, 8.0 / 4, kind, folder, sft.load_tokenizer(folder), "base", None, 32)
   return out
 
 
