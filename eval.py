@@ -686,7 +686,7 @@ def model_card(ckpt: str, run: pathlib.Path | None, kind: str, base: str) -> str
         f"{report['n']} prompts of {report['data']}, {report.get('decoding', 'greedy')} decoding, 95% intervals.", "",
         "| checkpoint | task | n | exact answer | exact format | within 10% |", "|---|---|---|---|---|---|", *(
             f"| {r['ckpt']} | {r['task']} | {r['n']} | {share(r, 'exact')} | {share(r, 'format_exact')} | {share(r, 'partial')} |" for r in report["rows"])])
-  trained = "\n".join(f"- `{flags['out']}`, on {flags['data']}: `{' '.join(f'--{k}={v}' for k, v in flags.items() if v not in (None, '', False))}`" for flags in legs(run))
+  trained = "\n".join(f"- `{flags['out']}`, on {flags['data']}: `{' '.join(f'--{k}={v}' for k, v in flags.items() if v not in (None, '') and v is not False)}`" for flags in legs(run))
   use = {"hf": """```python
 import transformers
 tokenizer, model = (cls.from_pretrained("FOLDER") for cls in (transformers.AutoTokenizer, transformers.AutoModelForCausalLM))

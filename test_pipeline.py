@@ -262,7 +262,7 @@ def graded(*answers, gold="4", confidence=0.75):
            "reward": float(i), "length": 5, "confidence": confidence if a else None, "failure": None} for i, (text, a) in enumerate(zip(texts, answers))]
 
 
-@pytest.mark.parametrize("answers, right", [(("4", "5", "4.0"), True), (("5", "4"), False), (("4", "5"), True), (("5", "4", "5.00", "4", "5"), False), ((None, None, "4"), True), ((None, None), False)])
+@pytest.mark.parametrize("answers, right", [(("5", "4", "4.0"), True), (("5", "4"), False), (("4", "5"), True), (("5", "4", "5.00", "4", "5"), False), ((None, None, "4"), True), ((None, None), False)])
 def test_majority_counts_equal_answers_and_ties_go_to_the_first(answers, right):
   assert evaluation.majority(graded(*answers)) == right
 
@@ -729,8 +729,14 @@ def test_transformers_loads_the_export(kind, folders, exported):
   ids = np.random.default_rng(0).integers(10, 768, 40)
   with torch.no_grad():
     want = theirs(torch.tensor(ids[None])).logits[0].numpy()
-  assert np.abs(plain_logits(loaded(folder), ids) - want).max() < 1e-4
-  assert theirs.generation_config.eos_token_id == list(sft.load_tokenizer(folder).stop_ids) and theirs.generation_config.max_new_tokens == 32
+  ours, tokenizer = loaded(folder), sft.load_tokenizer(folder)
+  assert np.abs(plain_logits(ours, ids) - want).max() < 1e-4
+  # As the model card says, from the folder alone.
+  chat = tokenizer.apply_chat_template([{"role": "user", "content": "What is 3 * 6?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+  prompt = sft.encode(tokenizer, data.format_prompt("What is 3 * 6?"), bos=True)
+  completion = sft.Sampler(ours, tokenizer, sft.make_mesh("1,1"))([prompt], max_prompt_length=32, max_completion_length=32)[0]
+  assert theirs.generate(**chat)[0].tolist() == [*prompt, *completion.ids]
+  assert theirs.generation_config.eos_token_id == list(tokenizer.stop_ids) and theirs.generation_config.max_new_tokens == 32
 
 
 def test_exports_through_the_command_line(whole, tmp_path):
