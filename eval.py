@@ -345,7 +345,7 @@ PANELS = {  # training curves: metrics of metrics.jsonl
     "seconds of a step": ("time/rollout", "time/reward", "time/reference", "time/update", "time/step")}
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;color:#1c2530;max-width:1240px;margin:0 auto;padding:0 16px}h1{font-size:24px}h2{font-size:19px;margin-top:36px}
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,340px),1fr));gap:12px}.cards{grid-template-columns:repeat(auto-fill,minmax(min(100%,280px),1fr))}img{width:100%;height:auto}.wide{overflow-x:auto}
-table{border-spacing:0;font-size:14px;font-variant-numeric:tabular-nums}td{white-space:nowrap}td,th{padding:4px 8px;text-align:right;vertical-align:bottom;border-bottom:1px solid #dde3ea}
+table{border-spacing:0;font-size:14px;font-variant-numeric:tabular-nums}td{white-space:nowrap;vertical-align:top}th{vertical-align:bottom}td,th{padding:4px 6px;text-align:right;border-bottom:1px solid #dde3ea}
 td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:#fff}small{display:block;font-size:12px;color:#64717f}summary{cursor:pointer;font-weight:600;padding:6px 0}
 select{font:inherit;margin-right:8px}article{border-top:1px solid #dde3ea;padding:12px 0}article h3{font-size:15px;margin:0 0 8px;white-space:pre-wrap;overflow-wrap:anywhere}
 section{background:#f5f7fa;border-radius:6px;padding:8px 10px;min-width:0}section h4{margin:0 0 6px;font-size:14px}pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font:13px/1.45 ui-monospace,monospace}
@@ -455,7 +455,7 @@ def write_report(path: pathlib.Path, report: dict[str, Any], groups: dict[str, l
   for task in dict.fromkeys(r["task"] for r in rows):
     lines = ["<tr><th>checkpoint<th>n" + "".join(f"<th>{c.replace('_', ' ')}" for c in columns) + "<th>exact, to the row above</tr>"]
     for row in (r for r in rows if r["task"] == task):
-      cells = [shown(c, row[c]) + (f"<small>{' to '.join(shown(c, x) for x in row[c + '_interval'])}</small>" if row[c] is not None else "") for c in columns]
+      cells = [shown(c, row[c]) + (f"<small>{' – '.join(shown(c, x) for x in row[c + '_interval'])}</small>" if row[c] is not None else "") for c in columns]
       gain = "{:+.1%}<small>{:+.1%} to {:+.1%}</small>".format(row["gain"], *row["gain_interval"]) if "gain" in row else ""
       lines.append(f"<tr><td>{escape(row['ckpt'])}<td>{row['n']}" + "".join(f"<td>{cell}" for cell in cells) + f"<td>{gain}</tr>")
     tables.append(f'<details{" open" * (task == "all")}><summary>{escape(task)}</summary><div class="wide"><table>{"".join(lines)}</table></div></details>')
