@@ -307,9 +307,9 @@ def training_flags(info: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def seen_in_training(questions: Sequence[str], runs: dict[str, dict[str, Any]]) -> tuple[dict[str, str], dict[str, str]]:
-  """({question: "same" or "13 words"}, {run: why it could not be checked}) of the questions that the runs' training rows give away.
+  """({question: "same" or "shares 13 words"}, {run: why it could not be checked}) of the questions that the runs' training rows give away.
 
-  "same": a training question, case and white space aside. "13 words": it shares a sequence of GRAM words with one.
+  "same": a training question, case and white space aside. "shares 13 words": it shares a sequence of GRAM words with one.
   """
   grams = lambda text: {tuple(words[i:i + GRAM]) for words in [re.findall(r"\w+", text)] for i in range(len(words) - GRAM + 1)}
   asked, seen, checked, unchecked = {data.normalise(q): q for q in questions}, {}, set(), {}
@@ -329,7 +329,7 @@ def seen_in_training(questions: Sequence[str], runs: dict[str, dict[str, Any]]) 
             seen[asked[text]] = "same"
           for gram in grams(text) & asked_grams.keys():
             for question in asked_grams[gram]:
-              seen.setdefault(question, f"{GRAM} words")
+              seen.setdefault(question, f"shares {GRAM} words")
         checked.add(source)
     except ValueError as e:
       unchecked[name] = " ".join(str(e).split())

@@ -286,7 +286,7 @@ def test_prompts_seen_in_training_are_found(tmp_path):
   questions = ["what is 1 + 1?", "What is 1 - 1?", story.upper() + " How many is half of them?", "Ann has a garden with twelve rows of beans."]
   gone = {"flags": flags | {"data": "gone.jsonl"}}
   seen, unchecked = evaluation.seen_in_training(questions, {"a": {"flags": flags}, "b": gone})
-  assert seen == {questions[0]: "same", questions[2]: "13 words"} and list(unchecked) == ["b"] and "gone.jsonl" in unchecked["b"]
+  assert seen == {questions[0]: "same", questions[2]: "shares 13 words"} and list(unchecked) == ["b"] and "gone.jsonl" in unchecked["b"]
 
 
 @pytest.mark.parametrize("top_k, top_p, kept", [(None, 1.0, 5), (2, 1.0, 2), (None, 0.75, 3), (3, 0.75, 2), (9, 0.01, 1)])
