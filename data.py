@@ -890,7 +890,7 @@ _TINY = {"model_type": "gemma3_text", "vocab_size": 768, "hidden_size": 128, "in
          "query_pre_attn_scalar": 32, "sliding_window": 512, "max_position_embeddings": 8192}
 _CONTROL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 _TAG_TOKENS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
-_CHAT_TEMPLATE = (  # Gemma's. It has no system role: a system message opens the user turn after it.
+CHAT_TEMPLATE = (  # Gemma's. It has no system role: a system message opens the user turn after it.
     "{{ bos_token }}{% set ns = namespace(system='') %}{% for m in messages %}{% if m['role'] == 'system' %}"
     "{% set ns.system = m['content'] + '\\n\\n' %}{% else %}{{ '<start_of_turn>' + (m['role'] | replace('assistant', "
     "'model')) + '\\n' + ns.system + (m['content'] | trim) + '<end_of_turn>\\n' }}{% set ns.system = '' %}{% endif %}"
@@ -1034,7 +1034,7 @@ def tensors(c: dict) -> dict[str, tuple[str, tuple[int, ...]]]:
   }, "model.norm.weight": ("output_norm.weight", (d,))}
 
 
-def _write_model(folder: pathlib.Path, config: dict, dtype: str, parts):
+def write_model(folder: pathlib.Path, config: dict, dtype: str, parts):
   """Writes config.json and model.safetensors. `parts(name)` yields a tensor's rows in any number of arrays.
 
   safetensors' own writer wants all tensors in memory at once. They share a dtype, because Tunix's reader takes that of
@@ -1061,7 +1061,7 @@ def _write_model(folder: pathlib.Path, config: dict, dtype: str, parts):
   }, indent=2) + "\n")
 
 
-def _write_tokenizer(folder: pathlib.Path, tokenizer, chat_template: str = _CHAT_TEMPLATE):
+def _write_tokenizer(folder: pathlib.Path, tokenizer, chat_template: str = CHAT_TEMPLATE):
   """Writes tokenizer.json and what AutoTokenizer wants beside it. As in Gemma's own, <bos> opens an encoded text."""
   from tokenizers import processors
   tokenizer.post_processor = processors.TemplateProcessing(
@@ -1095,7 +1095,7 @@ def write_random_model(folder, config: dict, seed: int = 0) -> pathlib.Path:
       scale *= (2 * config["num_hidden_layers"]) ** -0.5  # so many matrices add to the residual stream
     yield rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
 
-  _write_model(folder, config, "float32", parts)
+  write_model(folder, config, "float32", parts)
   _write_tokenizer(folder, _train_tokenizer(*_tiny_texts(), config["vocab_size"]))
   return folder
 
@@ -1191,8 +1191,8 @@ def _convert_gguf(path: pathlib.Path, folder: pathlib.Path):
       part = gguf.quants.dequantize(stored[name].data[i:i + rows], stored[name].tensor_type)
       yield part - 1 if len(shape) == 1 else part  # llama.cpp stores a norm's factor, Hugging Face factor - 1
 
-  _write_model(folder, config, "bfloat16", parts)
-  template = fields.get("tokenizer.chat_template", lambda: _CHAT_TEMPLATE)()
+  write_model(folder, config, "bfloat16", parts)
+  template = fields.get("tokenizer.chat_template", lambda: CHAT_TEMPLATE)()
   _write_tokenizer(folder, _gguf_tokenizer(tokens, types), template)
 
 

@@ -757,12 +757,17 @@ def clarity(row):
 _STATED = re.compile(r"\bconfidence\b[^\d\n]{0,20}(\d{1,3}(?:\.\d{1,6})?)[ ]?(%?)", re.IGNORECASE)
 
 
+def stated_confidence(reasoning):
+  """The probability in [0, 1] that a trace states, None if it states none. "Confidence: 90%" -> 0.9"""
+  m = _STATED.search(reasoning or "")
+  p = m and float(m[1]) / (100 if m[2] or float(m[1]) > 1 else 1)
+  return p if m and p <= 1 else None
+
+
 def confidence(row):
   """Brier score 1 - (p - right)^2 of a probability that the caller passes or the completion states ("Confidence: 90%"); drops out
   where there is none. p = 0.9 -> 0.99 if right, 0.19 if wrong"""
-  p = row.given_confidence
-  if p is None and (m := _STATED.search(row.trace.text)):
-    p = float(m[1]) / (100 if m[2] or float(m[1]) > 1 else 1)
+  p = stated_confidence(row.trace.text) if row.given_confidence is None else row.given_confidence
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 

@@ -731,7 +731,17 @@ def draw_tokens(keys: jax.Array, logits: jax.Array) -> jax.Array:
   return i[:, 0] * block + j
 
 
-def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_generations, max_new_tokens, greedy, stop_ids, pad_id):
+def likely(logits: jax.Array, top_k: int | None, top_p: float) -> jax.Array:
+  """Logits [B, V] with -inf for all but the `top_k` largest and, of those, the fewest that hold a probability of `top_p`."""
+  if top_k is None and top_p == 1:
+    return logits
+  largest = jax.lax.top_k(logits, min(top_k or logits.shape[-1], logits.shape[-1]))[0]
+  probabilities = jax.nn.softmax(largest, axis=-1)
+  kept = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
+  return jnp.where(logits < jnp.min(jnp.where(kept, largest, jnp.inf), axis=-1, keepdims=True), -jnp.inf, logits)
+
+
+def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_generations, max_new_tokens, greedy, top_k, top_p, stop_ids, pad_id):
   """Prefills B prompts once, copies their caches to G completions each, and decodes until all have stopped.
 
   Args:
@@ -750,7 +760,7 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
 
   def draw(t, logits):
     logits = logits if greedy else logits / temperature
-    token = jnp.argmax(logits, axis=-1) if greedy else draw_tokens(jax.vmap(functools.partial(jax.random.fold_in, data=t))(keys), logits)
+    token = jnp.argmax(logits, axis=-1) if greedy else draw_tokens(jax.vmap(functools.partial(jax.random.fold_in, data=t))(keys), likely(logits, top_k, top_p))
     return token, jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
 
   def step(carry):
@@ -776,7 +786,7 @@ class Completion(NamedTuple):
   """One sampled completion."""
   ids: np.ndarray  # int32 [length], with the stop token if it was reached
   text: str        # decoded, without the stop token
-  logps: np.ndarray  # float32 [length], at the sampling temperature
+  logps: np.ndarray  # float32 [length], at the sampling temperature, before top_k and top_p
   truncated: bool  # cut off at the length limit
 
 
@@ -789,11 +799,11 @@ class Sampler:
     # Closed over, because Tunix's model configs, and so the graph definition, cannot be hashed as a static argument.
     self._sample = jax.jit(
         functools.partial(_sample, nnx.graphdef(model), stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_token_id),
-        static_argnames=("num_generations", "max_new_tokens", "greedy"))
+        static_argnames=("num_generations", "max_new_tokens", "greedy", "top_k", "top_p"))
 
   def __call__(self, prompts: Sequence[list[int]], *, max_prompt_length: int, max_completion_length: int, num_generations: int = 1,
-               temperature: float = 0.0, seed: int = 0) -> list[Completion]:
-    """`num_generations` completions of each prompt, prompt by prompt; temperature 0 is greedy.
+               temperature: float = 0.0, top_k: int | None = None, top_p: float = 1.0, seed: int = 0) -> list[Completion]:
+    """`num_generations` completions of each prompt, prompt by prompt; temperature 0 is greedy; top_k and top_p as in `likely`.
 
     The noise is a pure function of `seed` and of a completion's place. Rows are spread over the mesh's fsdp axis.
     """
@@ -815,7 +825,7 @@ class Sampler:
       arrays = jax.device_put((ids[part], mask[part], keys[start * num_generations:(start + size) * num_generations]), rows)
       with self.mesh:
         out = self._sample(state, *arrays, temperature or 1.0, num_generations=num_generations,
-                           max_new_tokens=max_completion_length, greedy=temperature == 0)
+                           max_new_tokens=max_completion_length, greedy=temperature == 0, top_k=top_k, top_p=top_p)
       for row, length, logp in zip(*jax.device_get(out)):
         row, stopped = row[:length], row[length - 1] in self.tokenizer.stop_ids
         text = self.tokenizer.decode(row[:-1] if stopped else row, skip_special_tokens=False)

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fractions
 import hashlib
+import html.parser
 import http.server
 import json
 import os
@@ -198,7 +199,8 @@ def test_eval_writes_and_prints_all_legs_side_by_side(relay):
 
 def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   shutil.copytree(trained.run, tmp_path / "run")
-  flags = [f"--ckpt=base,{tmp_path / 'run'}", f"--data={trained.sums}", "--limit=12", "--batch_size=4", "--max_prompt_length=32", "--max_completion_length=32"]
+  flags = [f"--ckpt=base,{tmp_path / 'run'}", f"--data={trained.sums}", "--limit=12", "--batch_size=4", "--max_prompt_length=32", "--max_completion_length=32",
+           "--decoding=standard", "--samples=2"]
   samples, report = tmp_path / "run" / "eval_samples.jsonl", lambda: json.loads((tmp_path / "run" / "eval.json").read_text())["rows"]
   call(evaluation, *flags, "--max_hours=1e-9")
   assert "stopped (max_hours)" in capsys.readouterr().out and len(read_jsonl(samples)) == 4 and not (tmp_path / "run" / "eval.json").exists()
@@ -208,10 +210,12 @@ def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   went_on = samples.read_text(), report()
   samples.unlink()
   call(evaluation, *flags)
-  assert went_on == (samples.read_text(), report()) and len(read_jsonl(samples)) == 24
+  assert went_on == (samples.read_text(), report()) and len(read_jsonl(samples)) == 2 * 24
   checked = [r for r in went_on[1] if r["task"] == "math"]
   assert all(r["exact_interval"][0] <= r["exact"] <= r["exact_interval"][1] for r in checked)
   assert checked[1]["gain"] == pytest.approx(checked[1]["exact"] - checked[0]["exact"])
+  assert checked[1]["pass@1"] == checked[1]["exact"] <= checked[1]["pass@2"] and sum(n for n, *_ in checked[1]["reliability"]) > 0
+  assert checked[1]["reward"] == pytest.approx(sum(v for k, v in checked[1].items() if k.startswith("reward/") and "_interval" not in k))
 
 
 def test_finished_run_started_again_does_nothing(relay, monkeypatch, capsys):
@@ -221,6 +225,145 @@ def test_finished_run_started_again_does_nothing(relay, monkeypatch, capsys):
   call(grpo, *relay.flags, "--max_steps=2", "--num_generations=2", "--eval_prompts=8")
   assert capsys.readouterr().out.count("is finished") == 2
   assert files_of(relay.runs) == before
+
+
+# --- What eval.py counts ---
+
+
+FAILURES = [  # text, cut off, answer, kind
+    ("<reasoning>3 * 6 = 18.</reasoning><answer>18</answer>", False, "18", None), ("<reasoning>3 * 6 = 18.</reasoning><answer>18</answer>", False, "19", "wrong answer"),
+    ("A poem, <reasoning>sea</reasoning><answer>waves</answer>", False, None, "malformed"), ("The answer is 18.", False, "18", "no tags"),
+    ("<reasoning>3 * 6 = 18.<answer>18</answer>", False, "18", "unclosed"), ("<reasoning>3 * 6 is 6 + 6 + 6, that", True, "18", "cut off"),
+    ("<reasoning>" + "So it is 6. " * 4, True, "18", "loop"), ("<reasoning>So it is 6. So it is 6. So it is 6.", True, "18", "cut off"), ("0" * 39, False, "18", "no tags")]
+
+
+@pytest.mark.parametrize("text, truncated, answer, kind", FAILURES)
+def test_failures_are_told_apart(text, truncated, answer, kind):
+  completion = sft.Completion(np.arange(len(text)), text, np.zeros(len(text)), truncated)
+  letters = types.SimpleNamespace(decode=lambda ids, **_: text[:len(ids)])
+  row = evaluation.grade(completion, data.Example("What is 3 * 6?", answer, None, "math" if answer else "creative", "x"), letters)
+  assert (row["failure"], row["exact"]) == (kind, answer and rewards.is_correct(text, answer))
+  assert row["reward"] == pytest.approx(rewards.score("What is 3 * 6?", text, answer, "math" if answer else "creative")["total"])
+
+
+@pytest.mark.parametrize("tokens, probabilities, want", [
+    (["<reasoning>", "a", "</reasoning>", "<answer>", "4", "2", "</answer>"], [.1, .1, .1, .1, .5, .32, .1], 0.4),
+    (["<reas", "oning>a</reasoning><ans", "wer>\n", "4", "2\n</an", "swer>"], [.1, .1, .5, .5, .5, .1], 0.5),  # tags cut anywhere
+    (["<reasoning>Confidence: 90%</reasoning>", "<answer>", "4", "</answer>"], [.1, .1, .1, .1], 0.9),
+    (["<answer>", "<answer>", "4", "</answer>", "<answer></answer>"], [.1, .1, .6, .1, .1], 0.6), (["4", "2"], [.1, .1], None)])
+def test_confidence_is_the_stated_one_or_that_of_the_answers_tokens(tokens, probabilities, want):
+  text = "".join(tokens)
+  completion = sft.Completion(np.arange(len(tokens)), text, np.log(probabilities), False)
+  tokenizer = types.SimpleNamespace(decode=lambda ids, **_: "".join(tokens[i] for i in ids))
+  got = evaluation.answer_confidence(completion, rewards.parse(text), tokenizer)
+  assert got == (want and pytest.approx(want))
+
+
+def graded(*answers, gold="4", confidence=0.75):
+  """Samples of one prompt that give these answers; None is one that cannot be read."""
+  texts = ["?" if a is None else f"<reasoning>r</reasoning><answer>{a}</answer>" for a in answers]
+  return [{**dict.fromkeys(evaluation.COLUMNS), "completion": text, "task": "math", "exact": rewards.is_correct(text, gold), "format_exact": a is not None,
+           "reward": float(i), "length": 5, "confidence": confidence if a else None, "failure": None} for i, (text, a) in enumerate(zip(texts, answers))]
+
+
+@pytest.mark.parametrize("answers, right", [(("5", "4", "4.0"), True), (("5", "4"), False), (("4", "5"), True), (("5", "4", "5.00", "4", "5"), False), ((None, None, "4"), True), ((None, None), False)])
+def test_majority_counts_equal_answers_and_ties_go_to_the_first(answers, right):
+  assert evaluation.majority(graded(*answers)) == right
+
+
+def test_summary_of_samples_is_by_prompt_and_paired():
+  before, after = [[graded("4", "5"), graded("5", "6"), graded("4", None)], [graded("4", "4"), graded("4", "6"), graded("4", None)]]
+  first, again = (next(r for r in evaluation.summarise({"a": before, "b": after}, seed=0) if (r["ckpt"], r["task"]) == ("b", "all")) for _ in range(2))
+  assert first == again and first["n"] == 3 and first["n_checked"] == 6
+  assert first["exact"] == first["pass@1"] == pytest.approx(4 / 6) and first["pass@2"] == 1.0 and first["exact_in_format"] == pytest.approx(4 / 5)
+  gains = np.array([0.5, 0.5, 0.0])
+  assert first["differences"]["a"]["exact"] == pytest.approx([gains.mean(), gains.mean() - 1.96 * gains.std() / 3**0.5, gains.mean() + 1.96 * gains.std() / 3**0.5])
+  assert first["brier"] == pytest.approx((4 * 0.25**2 + 0.75**2) / 5) and first["reliability"][7] == [5, 0.75, 0.8]
+  assert first["exact_interval"] == pytest.approx([0.5, 1.0])  # of resampled prompts: Wilson's, for six that are independent, is [0.30, 0.90]
+  assert evaluation.summarise({"b": [group[:1] for group in after]}, 0)[0]["exact_interval"] == evaluation.wilson(1.0, 3)
+
+
+def test_prompts_seen_in_training_are_found(tmp_path):
+  story = "Ann has a garden with twelve rows of beans and in each row there are nine plants."
+  rows = write_jsonl(tmp_path / "train.jsonl", [{"question": q, "answer": "1"} for q in ("What is  1 + 1?", story + " How many plants?")])
+  flags = {"data": str(rows), "seed": 0, "validation_fraction": 0.0}
+  questions = ["what is 1 + 1?", "What is 1 - 1?", story.upper() + " How many is half of them?", "Ann has a garden with twelve rows of beans."]
+  gone = {"flags": flags | {"data": "gone.jsonl"}}
+  seen, unchecked = evaluation.seen_in_training(questions, {"a": {"flags": flags}, "b": gone})
+  assert seen == {questions[0]: "same", questions[2]: "shares 13 words"} and list(unchecked) == ["b"] and "gone.jsonl" in unchecked["b"]
+
+
+@pytest.mark.parametrize("top_k, top_p, kept", [(None, 1.0, 5), (2, 1.0, 2), (None, 0.75, 3), (3, 0.75, 2), (9, 0.01, 1)])
+def test_likely_tokens_are_the_largest_of_a_given_mass(top_k, top_p, kept):
+  logits = np.log(np.array([[0.1, 0.4, 0.25, 0.2, 0.05], [0.4, 0.25, 0.2, 0.1, 0.05]])) + 3
+  got = np.asarray(sft.likely(jnp.array(logits), top_k, top_p))
+  for row, want in zip(got, logits):
+    finite = np.isfinite(row)
+    assert finite.sum() == kept and row[finite] == pytest.approx(want[finite]) and want[finite].min() >= np.sort(want)[-kept] - 1e-6
+
+
+def test_report_shows_everything_and_runs_nothing_of_it(trained, tmp_path):
+  hostile = """<script>alert(1)</script>"><img src=http://x onerror='alert(2)'>&lt;b&gt; <reasoning>a <answer>b</reasoning></pre></article>"""
+  groups = {}
+  for ckpt, answers in {"base": ("5", None), f"<i>{hostile}": ("4", "4")}.items():
+    groups[ckpt] = [[{**s, "question": hostile, "answer": hostile, "seen": "same", "truncated": False, "reward/format": 0.2, "completion": s["completion"] + hostile}
+                     for s in graded(answer)] for answer in answers]
+  groups["base"][1][0]["failure"] = "loop"
+  report = {"model": hostile, "data": hostile, "n": 2, "decoding": "greedy", "temperature": 0.0, "samples": 1, "max_completion_length": 8, "seed": 0,
+            "seen_in_training": {"same": 2}, "rows": evaluation.summarise(groups, 0)}
+  evaluation.write_report(tmp_path / "r.html", report, groups, {"run": (120, trained.run)})
+  found = collections.Counter()
+
+  class Reader(html.parser.HTMLParser):
+    def handle_starttag(self, tag, attrs):
+      found[tag] += 1
+      assert not [name for name, value in attrs if name.startswith("on") or name == "src" and not value.startswith("data:")]
+
+    def handle_data(self, text):
+      found["text"] += text.count("alert(1)")
+
+  Reader().feed((tmp_path / "r.html").read_text())
+  assert (found["script"], found["article"], found["section"], found["i"]) == (1, 2, 4, 4) and found["pre"] == 4 and found["b"] == 2  # seen in training
+  assert found["text"] == 4 + 2 * 2 + 2 + 2 + 2 + 2 and found["img"] == len(list(tmp_path.glob("r-*.png"))) >= 6  # completions, questions, answers, names
+
+
+def test_streamed_text_only_grows_and_control_characters_stay_out(monkeypatch):
+  text = "<reasoning>3 < 4 \x1b[31mand so é on</reasoning> <answer>18</answer>"
+  raw = text.encode() + b"\0"  # a token is a byte, so that chunks end inside of tags and letters
+
+  class Bytes:
+    tokenizer = types.SimpleNamespace(stop_ids=(0,), decode=lambda ids, **_: bytes(ids).decode(errors="replace"))
+
+    def __call__(self, prompts, *, max_completion_length, **_):
+      at = len(prompts[0]) - 1
+      ids = np.frombuffer(raw[at:at + max_completion_length], np.uint8)
+      return [sft.Completion(ids, "", np.zeros(len(ids)), ids[-1] != 0)]
+
+  monkeypatch.setattr(evaluation, "CHUNK", 1)
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+  stream = lambda limit: [evaluation.styled(t) for t in evaluation.stream(Bytes(), [1], max_prompt_length=8, max_completion_length=limit, seed=0)]
+  longer = stream(999)
+  assert all(b.startswith(a) for a, b in zip(longer, longer[1:]))
+  assert longer[-1] == "\x1b[2m<reasoning>3 < 4 [31mand so é on</reasoning>\x1b[0m \x1b[1m<answer>18</answer>\x1b[0m"
+  assert stream(4)[-1] == "<rea"  # cut off
+
+
+def test_answers_for_a_script_and_at_the_terminal_are_the_same(trained, tmp_path, capsys, monkeypatch):
+  flags = [f"--ckpt={trained.run}", "--max_prompt_length=32", "--max_completion_length=32"]
+  questions = ["Add 3 and 5.", "What is 2 + 2?"]
+  call(evaluation, *flags, f"--prompt={questions[0]}")
+  answer = capsys.readouterr().out
+  assert answer.startswith("<reasoning>") and answer.endswith("</answer>\n")
+  (tmp_path / "asked.txt").write_text("\n".join(questions) + "\n\n")
+  call(evaluation, *flags, f"--input={tmp_path / 'asked.txt'}")
+  rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+  assert [r["question"] for r in rows] == questions and rows[0]["completion"] + "\n" == answer
+  typed = iter([questions[0], "/reward 8", "/reward", "/history", "/nope", "long " * 40, ""])
+  monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+  call(evaluation, *flags, "--interactive")
+  said = capsys.readouterr().out
+  assert said.count(answer) == 2 and f"> {questions[0]}\n{answer}" in said and "no such command" in said and "raise --max_prompt_length=32" in said
+  assert f"correctness {float(rewards.is_correct(answer, '8')):.3f}" in said and "open_ended" in said
 
 
 # --- Pasted into a notebook ---
@@ -665,6 +808,65 @@ def test_stop_tokens_are_kept_where_a_completion_ended_and_noise_is_the_seeds(tr
   assert texts(draw(0, max_rows=12)) == texts(ended)  # three calls, the same noise
 
 
+@pytest.fixture(scope="module")
+def exported(folders, tmp_path_factory):
+  """{kind: (an adapter model, its export)} of Gemma 3 and of Gemma 2, with and without keys shared between heads."""
+  shared = data.write_random_model(tmp_path_factory.mktemp("qkv"), WIDE | {"num_key_value_heads": 4})
+  out = {}
+  for kind, folder in {"gemma3": folders["small"], "gemma2": folders["gemma2_wide"], "gemma2 qkv": shared}.items():
+    model = sft.load_model(folder, sft.make_mesh("1,1"), dtype="float32", lora_rank=4, lora_alpha=8.0)
+    nnx.update(model, jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, nnx.state(model, nnx.LoRAParam)))
+    out[kind] = model, tmp_path_factory.mktemp("export")
+    evaluation.export(f"hf:{out[kind][1]}", model, 8.0 / 4, kind, folder, sft.load_tokenizer(folder), "base", None, 32)
+  return out
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2", "gemma2 qkv"])
+def test_export_has_the_logits_of_the_adapter_model(kind, exported):
+  ids = np.random.default_rng(0).integers(10, 768, 40)
+  model, folder = exported[kind]
+  want, base = plain_logits(model, ids), plain_logits(loaded(data.resolve_model(folder)), ids)
+  assert np.abs(want - base).max() < 1e-4
+  nnx.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.LoRAParam)))
+  assert np.abs(want - plain_logits(model, ids)).max() > 0.1  # the adapter does something
+  tokenizer = sft.load_tokenizer(folder)
+  chat = tokenizer.apply_chat_template([{"role": "user", "content": " What is 3 * 6? "}], tokenize=False, add_generation_prompt=True)
+  assert chat == "<bos>" + data.format_prompt("What is 3 * 6?")
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma2", "gemma2 qkv"])
+def test_transformers_loads_the_export(kind, folders, exported):
+  torch = pytest.importorskip("torch")
+  import transformers
+  folder = exported[kind][1]
+  theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").float().eval()
+  ids = np.random.default_rng(0).integers(10, 768, 40)
+  with torch.no_grad():
+    want = theirs(torch.tensor(ids[None])).logits[0].numpy()
+  ours, tokenizer = loaded(folder), sft.load_tokenizer(folder)
+  assert np.abs(plain_logits(ours, ids) - want).max() < 1e-4
+  # As the model card says, from the folder alone.
+  chat = tokenizer.apply_chat_template([{"role": "user", "content": "What is 3 * 6?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True)
+  prompt = sft.encode(tokenizer, data.format_prompt("What is 3 * 6?"), bos=True)
+  completion = sft.Sampler(ours, tokenizer, sft.make_mesh("1,1"))([prompt], max_prompt_length=32, max_completion_length=32)[0]
+  assert theirs.generate(**chat)[0].tolist() == [*prompt, *completion.ids]
+  assert theirs.generation_config.eos_token_id == list(tokenizer.stop_ids) and theirs.generation_config.max_new_tokens == 32
+
+
+def test_exports_through_the_command_line(whole, tmp_path):
+  run = shutil.copytree(whole["sft"], tmp_path / "run")
+  rows = [{"ckpt": str(run), "task": "all", "n": 4, "exact": 0.25, "exact_interval": [0.05, 0.7], "format_exact": None, "partial": None}]
+  (run / "eval.json").write_text(json.dumps({"n": 4, "data": "sums", "rows": rows}))
+  for kind in ("hf", "kaggle"):
+    call(evaluation, f"--ckpt={run}", f"--export={kind}:{tmp_path / kind}", "--max_prompt_length=32", "--max_completion_length=32")
+    card = (tmp_path / kind / "README.md").read_text()
+    assert "25.0% (5.0% to 70.0%)" in card and "--lora_rank=4" in card and str(json.loads((run / "run.json").read_text())["flags"]["data"]) in card
+    assert (tmp_path / kind / "tokenizer.json").exists() and (tmp_path / kind / "config.json").exists()
+  assert (tmp_path / "hf" / "model.safetensors").exists() and json.loads((tmp_path / "kaggle" / "model-instance-metadata.json").read_text())["framework"] == "flax"
+  got = jax.tree.leaves(ocp.StandardCheckpointer().restore(tmp_path / "kaggle" / "model_params"))
+  assert got and all((a == b).all() for a, b in zip(got, saved(run, 3), strict=True))
+
+
 def test_gguf_file_becomes_the_folder_it_was_made_from(folders, tmp_path):
   gguf = pytest.importorskip("gguf")
   safetensors = pytest.importorskip("safetensors.numpy")
@@ -909,6 +1111,10 @@ BAD = [  # script, flags, what the one line says, exit status
     (evaluation, "--ckpt=base --model={model} --data={work}/none.jsonl --out={sums}", "File exists", 1),
     (grpo, "--model={model} --init_ckpt={run} --judge=http://me:s3cret@host/v1 --out={work}/new", "OPENAI_API_KEY", 1),
     (evaluation, "--ckpt={run} --judge=http://host/v1?api_key=s3cret", "OPENAI_API_KEY", 1),
+    (evaluation, "--ckpt={run} --samples=4", "add --decoding=standard", 1), (evaluation, "--ckpt={run} --samples=0", "--samples=0 must be positive", 1),
+    (evaluation, "--ckpt={run} --export=gguf:{work}/new", "must be hf:DIR or kaggle:DIR", 1), (evaluation, "--ckpt=base --export=kaggle:{work}/new", "base has none", 1),
+    (evaluation, "--ckpt={run} --report={work}/none/r.html", "a folder that exists", 1), (evaluation, "--ckpt={run} --export=hf:{work}", "would overwrite", 1), (evaluation, "--ckpt={run} --export=hf:/proc/x", "cannot be written", 1),
+    (evaluation, "--ckpt={run} --input={work}/none", "is not a text file", 1), (evaluation, "--ckpt={run} --max_prompt_length=4 --prompt=Hi", "raise --max_prompt_length=4", 1),
     (sft, "{flags} --max_steps=999", "gone.jsonl: no such file", 1),  # the trained run, to be continued without its data
 ]
 
