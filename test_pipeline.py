@@ -797,8 +797,8 @@ def test_plan_compiles_all_phases_for_a_tpu(folders, tmp_path):
   (tmp_path / "config.json").write_bytes((folders["small"] / "config.json").read_bytes())  # no weights, no tokenizer
   done = start(tmp_path, REPO / "grpo.py", "--plan", f"--model={tmp_path}", "--lora_rank=8", "--batch_size=4", "--num_generations=4", "--max_prompt_length=32",
                "--max_completion_length=32")
-  rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.split()[-2:-1] == ["x"]}
-  assert list(rows) == ["rollout", "reference", "update"] and all(float(x) > 0 for row in rows.values() for x in row[:2])
+  rows_per_chip = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.split()[-2:-1] == ["x"]}
+  assert rows_per_chip == {"rollout": "4", "reference": "2", "update": "2"}  # the sampler pads 4 prompts to 8
   assert "--micro_batch_size=4" in done.stdout.splitlines()[-1]
 
 
