@@ -888,6 +888,10 @@ GLOBAL_EVERY = {"gemma2": 2, "gemma3": 6}  # one layer in so many attends to eve
 _TINY = {"model_type": "gemma3_text", "vocab_size": 768, "hidden_size": 128, "intermediate_size": 256,
          "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32,
          "query_pre_attn_scalar": 32, "sliding_window": 512, "max_position_embeddings": 8192}
+_PUBLISHED = {  # config.json of the models that a plan needs no download for; the rest is as in _CONFIGS
+    "gemma-3-1b-it": {"model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 1152, "intermediate_size": 6912, "num_attention_heads": 4,
+                      "num_key_value_heads": 1, "sliding_window": 512, "max_position_embeddings": 32768},
+    "gemma-2-2b-it": {"model_type": "gemma2"}}
 _CONTROL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
 _TAG_TOKENS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (  # Gemma's. It has no system role: a system message opens the user turn after it.
@@ -928,6 +932,16 @@ def resolve_model(name) -> pathlib.Path:
   if defect := _defect(folder):
     raise ValueError(f"{folder} {defect}")
   return folder
+
+
+def config_folder(name) -> pathlib.Path:
+  """Returns a folder with config.json, if nothing else: for planning, Gemma 3 1B-it and Gemma 2 2B-it need no download and no licence."""
+  path, known = pathlib.Path(name).expanduser(), _PUBLISHED.get(pathlib.Path(name).name)
+  if (path / "config.json").is_file():
+    return path
+  if known is None:
+    return resolve_model(name)
+  return _cached("config", [known], lambda scratch: (scratch / "config.json").write_text(json.dumps(known)))
 
 
 def model_config(folder) -> dict:

@@ -28,7 +28,8 @@ import dataclasses
 import functools
 import importlib.util
 import time
-from typing import Any, Iterator
+import types
+from typing import Any, Callable, Iterator
 
 from absl import flags as absl_flags
 from absl import logging as absl_logging
@@ -372,6 +373,51 @@ class Learner(grpo_learner.GRPOLearner):
         yield record, samples if iteration == 0 else []
 
 
+# --- Plan -------------------------------------------------------------------------------------------------------------
+
+
+def algorithm(fv: absl_flags.FlagValues) -> Config:
+  """What the loss needs to know of the flags."""
+  return Config(
+      policy_loss_fn="stock_grpo" if fv.loss == "stock" else "relay_grpo",
+      kl_loss_mode="low_var_kl", loss_algo="gspo-token" if fv.importance == "sequence" else "grpo",  # what Tunix's loss calls k3 and GSPO-token
+      num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
+      epsilon=fv.epsilon, epsilon_high=fv.epsilon_high, importance=fv.importance)
+
+
+def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str, tuple[Callable[[], Any], int, int, int]]:
+  """A step's programs for `sft.plan`: those that Sampler, Learner._logps and Tunix's trainer jit, at their largest shapes."""
+  g, t, num_micro = fv.num_generations, fv.max_completion_length, fv.batch_size // fv.micro_batch_size
+  config = algorithm(fv)
+  config.temperature = fv.temperature  # Tunix's learner takes it from the rollout
+  trainer = sft.abstract_trainer(fv, mesh).with_loss_fn(
+      lambda model, batch: (stock_loss if fv.loss == "stock" else policy_loss)(model, batch, config, 0, 1), has_aux=True)
+  trainer.with_gen_model_input_fn(lambda batch: {"batch": batch})
+  model = trainer.model
+  batch = sft.abstract_batch(fv, mesh, fv.micro_batch_size * g, advantages=(), **{name: (t,) for name in (
+      "weights", "shares", "rollout_logps", *["reference_logps"] * bool(fv.beta), *["old_logps"] * (fv.num_iterations > 1))})
+  once = batch | {name: x for name, x in sft.abstract_batch(fv, mesh, fv.micro_batch_size).items() if name.startswith("prompt")}
+  if fv.loss != "stock" and sft.can_share_prompts(model, mesh, once):
+    batch = once
+  prompts = sft.abstract_batch(fv, mesh, -(-fv.batch_size // mesh.shape["fsdp"]) * mesh.shape["fsdp"])
+  sampler = sft.Sampler(model, types.SimpleNamespace(stop_ids=(0, 1), pad_token_id=0), mesh)
+  reference = sft.bytes_per_device(nnx.state(model, sft.trained_filter(fv.lora_rank))) if fv.beta else 0
+  optimizer = sft.bytes_per_device(nnx.state(trainer.optimizer))
+  passes = (fv.beta > 0) + (fv.num_iterations > 1)
+  logps = jax.jit(lambda state, batch: sft.token_logps(nnx.merge(nnx.graphdef(model), state), batch, fv.temperature))
+  inputs = {name: batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+  rows = prompts["prompt_ids"].shape[0] * g
+  keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+  rollout = lambda: sampler._sample.lower(  # pylint: disable=protected-access
+      nnx.to_pure_dict(nnx.state(model)), prompts["prompt_ids"], prompts["prompt_mask"],
+      jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=prompts["prompt_ids"].sharding), 1.0,
+      num_generations=g, max_new_tokens=t, greedy=False, top_k=None, top_p=1.0)
+  return {
+      "rollout": (rollout, rows, 1, reference + optimizer),
+      **({"reference": (lambda: logps.lower(nnx.state(model), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
+      "update": (sft.update_lowering(trainer, batch), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference)}
+
+
 # --- Main -------------------------------------------------------------------------------------------------------------
 
 
@@ -392,12 +438,12 @@ def load_examples(fv: absl_flags.FlagValues, split: str) -> list[tuple[list[data
 def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
-  sft.use_compilation_cache()
   absl_logging.set_verbosity(absl_logging.ERROR)  # Tunix warns of every device that is not a TPU
-  fv.init_ckpt = BEFORE[fv.stage] if fv.init_ckpt is None else fv.init_ckpt
+  fv.init_ckpt = ("" if fv.plan else BEFORE[fv.stage]) if fv.init_ckpt is None else fv.init_ckpt
   fv.out = fv.out or f"runs/{fv.stage}"
   parent_dir, parent = sft.find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
-  sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent)
+  devices, search = sft.topology_devices(fv.plan_topology) if fv.plan else jax.devices(), fv.micro_batch_size is None
+  sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent, len(devices))
   fv.epsilon_high = fv.epsilon if fv.epsilon_high is None else fv.epsilon_high
   sft.check_flags(fv, [problem for wrong, problem in (
       (fv.num_generations < 2, f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group"),
@@ -410,10 +456,13 @@ def main(fv: absl_flags.FlagValues) -> None:
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights), llm_judge)
   final_fns = rewards.reward_fns(fv.anneal_to, None, llm_judge) if fv.anneal_to else []
-  mesh = sft.make_mesh(fv.mesh)
+  mesh = sft.make_mesh(fv.mesh, devices)
   if fv.micro_batch_size * fv.num_generations % mesh.shape["fsdp"]:
     raise ValueError(f"--micro_batch_size={fv.micro_batch_size} x --num_generations={fv.num_generations} is not a multiple of the "
                      f"mesh's fsdp size {mesh.shape['fsdp']}")
+  if fv.plan:
+    return sft.plan(fv, mesh, search, fv.num_generations, lambda: plan_phases(fv, mesh))
+  sft.use_compilation_cache()
   run = sft.Run(fv, "grpo.py", parent_dir, sft.flag_names(define_flags))
   if run.is_finished():
     return
@@ -480,11 +529,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   cluster._anchor_policy_state = None  # one more copy of all weights, for a method that is not used here  # pylint: disable=protected-access
   learner = Learner(
       rl_cluster=cluster, reward_fns=reward_fns, reference=reference, mesh=mesh, fv=fv, llm_judge=llm_judge, final_fns=final_fns,
-      algo_config=Config(
-          policy_loss_fn="stock_grpo" if fv.loss == "stock" else "relay_grpo",
-          kl_loss_mode="low_var_kl", loss_algo="gspo-token" if fv.importance == "sequence" else "grpo",  # what Tunix's loss calls k3 and GSPO-token
-          num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
-          epsilon=fv.epsilon, epsilon_high=fv.epsilon_high, importance=fv.importance))
+      algo_config=algorithm(fv))
   trainer = cluster.actor_trainer
   first = trainer.train_steps
   run.begin(first, batch={

@@ -26,6 +26,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -126,6 +127,10 @@ def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any
   number("save_every_minutes", 20.0, "Minutes between checkpoints; there is one at the end and at each best validation, too.")
   string("wandb", "", "Weights & Biases project that also gets the metrics; empty: none.")
   integer("seed", 0, "Seed of data order, initialisation and sampling.")
+  # Plan
+  boolean("plan", False, "Compile the step for --plan_topology, print its memory, FLOPs and bytes per device and what fits into --max_hours, and stop; takes "
+          "no TPU and no weights, but libtpu and minutes. Without --micro_batch_size it looks for the largest that fits.")
+  string("plan_topology", "v5e:2x4", f"TPU that --plan compiles for, CHIP:SHAPE; CHIP one of {', '.join(CHIPS)}.")
 
 
 # --- Setup ------------------------------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def fill_defaults(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]
     print("defaults:", *(f"--{name}={fv[name].value}" for name in chosen))
 
 
-def resolve_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]], parent: dict[str, Any]) -> None:
+def resolve_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]], parent: dict[str, Any], num_devices: int) -> None:
   """Fills what was left open, from the parent run's adapter and from the table of defaults."""
   parent_flags = parent.get("flags", {})
   if parent_flags and pathlib.Path(parent_flags["model"]).name != pathlib.Path(fv.model).name:
@@ -153,7 +158,7 @@ def resolve_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any, Any]
   if fv.micro_batch_size is None:
     fv.micro_batch_size = fv.batch_size
   if fv.mesh is None:
-    fv.mesh = f"{jax.device_count()},1"
+    fv.mesh = f"{num_devices},1"
 
 
 def check_flags(fv: absl_flags.FlagValues, problems: Sequence[str] = ()) -> None:
@@ -192,17 +197,18 @@ def use_compilation_cache() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
-def make_mesh(spec: str) -> jax.sharding.Mesh:
-  """A mesh of all devices with axes (fsdp, tp) from "8,1"; ValueError if the product is not the number of devices."""
+def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+  """A mesh of all devices (or `devices`) with axes (fsdp, tp) from "8,1"; ValueError if the product is not their number."""
+  devices = jax.devices() if devices is None else devices
   try:
     fsdp, tp = (int(x) for x in spec.split(","))
   except ValueError:
     raise ValueError(f"--mesh={spec} must be two numbers, fsdp,tp") from None
   if min(fsdp, tp) < 1:
     raise ValueError(f"--mesh={spec} must be two numbers from 1 up, fsdp,tp")
-  if fsdp * tp != jax.device_count():
-    raise ValueError(f"--mesh={spec} needs {fsdp * tp} devices, here are {jax.device_count()}")
-  return jax.sharding.Mesh(np.array(jax.devices()).reshape(fsdp, tp), ("fsdp", "tp"))
+  if fsdp * tp != len(devices):
+    raise ValueError(f"--mesh={spec} needs {fsdp * tp} devices, here are {len(devices)}")
+  return jax.sharding.Mesh(np.array(devices).reshape(fsdp, tp), ("fsdp", "tp"))
 
 
 def find_checkpoint(path: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, Any]]:
@@ -588,11 +594,16 @@ def load_model(folder: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: str = "a
     model = params.create_model_from_safe_tensors(str(folder), config, mesh, dtype=jnp.dtype(dtype))
   except Exception as e:  # Tunix raises bare RuntimeErrors and KeyErrors for damaged files
     raise ValueError(f"the weights in {folder} do not load ({type(e).__name__}: {str(e).splitlines()[0]}): fetch them again") from e
-  if lora_rank:
-    provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=lora_rank, alpha=lora_alpha)
-    with mesh:
-      model = qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(params=seed), **model.get_model_input())
-  return model
+  return add_adapter(model, mesh, lora_rank, lora_alpha, seed)
+
+
+def add_adapter(model: nnx.Module, mesh: jax.sharding.Mesh, lora_rank: int, lora_alpha: float, seed: int) -> nnx.Module:
+  """The model with a fresh LoRA adapter; the model itself if `lora_rank` is 0."""
+  if not lora_rank:
+    return model
+  provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=lora_rank, alpha=lora_alpha)
+  with mesh:
+    return qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(params=seed), **model.get_model_input())
 
 
 def trained_filter(lora_rank: int) -> type[nnx.Variable]:
@@ -918,6 +929,181 @@ def sft_loss(model: nnx.Module, batch: dict[str, jax.Array]) -> jax.Array:
   return -jnp.sum(token_logps(model, batch) * batch["weights"])
 
 
+# --- Plan -------------------------------------------------------------------------------------------------------------
+
+# Of one JAX device (a chip; a v4 has two): peak bfloat16 FLOP/s and HBM bytes/s as https://cloud.google.com/tpu/docs publishes
+# them, and the HBM in GiB that libtpu's compiler lets a program have.
+CHIPS = {"v4": (137.5e12, 614e9, 15.25), "v5e": (197e12, 819e9, 15.75), "v5p": (459e12, 2765e9, 95.74), "v6e": (918e12, 1640e9, 31.25)}
+
+
+class Cost(NamedTuple):
+  """What the compiler says of a program, per device."""
+  hbm: float  # bytes of arguments, results and temporaries together
+  flops: float
+  bytes: float  # read and written
+
+
+def topology_devices(name: str) -> list[Any]:
+  """The devices of a TPU topology such as v5e:2x4, good for compiling only; ValueError if it is unknown or libtpu is missing."""
+  if name.split(":")[0] not in CHIPS:
+    raise ValueError(f"--plan_topology={name} must be CHIP:SHAPE with CHIP one of {', '.join(CHIPS)}, as in v5e:2x4")
+  if importlib.util.find_spec("libtpu") is None:
+    raise ValueError('--plan needs the TPU compiler, though no TPU: pip install "libtpu==0.0.42.*"')
+  # libtpu reads these when it is loaded; without them it looks for the machine's own TPU first.
+  os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-8")
+  from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
+  try:
+    return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+  except (RuntimeError, NotImplementedError) as e:
+    raise ValueError(f"--plan_topology={name}: {str(e).splitlines()[0]}") from e
+
+
+def abstract_trainer(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> peft_trainer.PeftTrainer:
+  """Tunix's trainer with the model and optimiser that this run would have, as shapes and shardings without values."""
+  config, _ = model_from_config(data.config_folder(fv.model), replicate_base=fv.replicate_base, remat="decoder" if fv.remat == "auto" else fv.remat)
+  # The trainer is made inside eval_shape, where its optimiser's state costs nothing, and then given what came out.
+  dtype, num_micro, made = jnp.dtype("bfloat16" if fv.dtype == "auto" else fv.dtype), fv.batch_size // fv.micro_batch_size, []
+
+  def make():
+    model = (gemma2_lib.Gemma if isinstance(config, gemma2_lib.ModelConfig) else gemma3_lib.Gemma3)(config, rngs=nnx.Rngs(params=0))
+    nnx.update(model, jax.tree.map(lambda x: x.astype(dtype), nnx.state(model)))
+    made.append(peft_trainer.PeftTrainer(add_adapter(model, mesh, fv.lora_rank, fv.lora_alpha, fv.seed), make_optimizer(fv)[0], peft_trainer.TrainingConfig(
+        eval_every_n_steps=10**9, gradient_accumulation_steps=num_micro if num_micro > 1 else None)))
+    return made[0].model, made[0].optimizer
+
+  nodes = nnx.eval_shape(make)
+  made[0].model, made[0].optimizer = nodes
+  for node in nodes:
+    state = nnx.state(node)
+    nnx.update(node, jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state, nnx.get_named_sharding(state, mesh)))
+  return made[0]
+
+
+def abstract_batch(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh, rows: int, **more: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a batch of full length, spread over fsdp: make_batch's, and float32 [rows, *shape] for each name in `more`."""
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+  array = lambda dtype, *shape: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+  sides = {"prompt": fv.max_prompt_length, "completion": fv.max_completion_length}
+  return ({f"{side}_ids": array(jnp.int32, n) for side, n in sides.items()} | {f"{side}_mask": array(bool, n) for side, n in sides.items()}
+          | {name: array(jnp.float32, *shape) for name, shape in more.items()})
+
+
+def update_lowering(trainer: peft_trainer.PeftTrainer, batch: Any) -> Callable[[], Any]:
+  """Lowers the update as the trainer itself jits it. Call outside the mesh's context: in it Tunix would move the optimiser's values."""
+  step, _ = trainer.jit_train_and_eval_step()
+  return lambda: step.func.lower(*step.args, batch)
+
+
+def program_cost(hlo: str) -> np.ndarray:
+  """(FLOPs, bytes) of one device's program. XLA's own count takes a loop's body once; this one as often as the loop's condition says."""
+  from jaxlib import _hlo, _jax  # pylint: disable=g-import-not-at-top
+  client, hlo = jax.local_devices(backend="cpu")[0].client, re.sub(r" stack_frame_id=\d+", "", hlo)
+  blocks = {m[1]: m[0].removeprefix("ENTRY ") for m in re.finditer(r"^(?:ENTRY )?%(\S+) \(.*?^}", hlo, re.M | re.S)}
+
+  def cost(entry):
+    reached, new = {}, {entry}  # the computation and those it calls: parsing all of them for every loop would take an hour
+    while new:
+      reached |= {name: blocks[name] for name in new}
+      new = {name for block in map(blocks.get, new) for name in re.findall(r"%([\w.-]+)", block) if name in blocks} - set(reached)
+    module = "\n\n".join(["HloModule part", *(block for name, block in reversed(reached.items()) if name != entry), "ENTRY " + blocks[entry]])
+    properties = _jax.hlo_module_cost_analysis(client, _hlo.hlo_module_from_text(module))
+    total = np.array([properties["flops"], properties["bytes accessed"]])
+    for condition, body in re.findall(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", blocks[entry]):
+      trips = max(map(int, re.findall(r" = [su]32\[\]\S* constant\((\d+)\)", blocks[condition])))
+      total = total + (trips - 1) * cost(body)
+    return total
+
+  return cost(re.search(r"^ENTRY %(\S+)", hlo, re.M)[1])
+
+
+def compile_cost(name: str, lower: Callable[[], Any], mesh: jax.sharding.Mesh) -> Cost:
+  """Lowers as on the mesh's own devices, compiles and says how long that took. A program that does not fit has no FLOPs and bytes."""
+  print(f"compiling {name} ...", end=" ", flush=True)
+  start, devices = time.time(), jax.devices
+  jax.devices = lambda *args: list(mesh.devices.flat)  # Tunix leaves activations' shardings out where the first device is a CPU
+  try:
+    with mesh:
+      lowered = lower()
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    hbm = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    cost = Cost(hbm, *program_cost(compiled.as_text()))
+  except jax.errors.JaxRuntimeError as e:
+    used = re.search(r"Used ([\d.]+)G of|\(([\d.]+)G\) exceeds", str(e))
+    if "RESOURCE_EXHAUSTED" not in str(e) or not used:
+      raise
+    cost = Cost(float(used[1] or used[2]) * 2**30, math.nan, math.nan)
+  finally:
+    jax.devices = devices
+  print(f"{time.time() - start:.0f} s, {cost.hbm / 2**30:.2f} GiB", flush=True)
+  return cost
+
+
+def bytes_per_device(tree: Any) -> int:
+  """HBM that sharded arrays take on each device."""
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def plan(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh, search: bool, rows_per_example: int, phases: Callable[[], dict[str, tuple]]) -> None:
+  """Compiles a step's programs for the mesh and prints what they cost, what fits into --max_hours, and the flags to use.
+
+  Args:
+    search: look for the largest --micro_batch_size that fits instead of taking the flag's.
+    rows_per_example: completions of one example or prompt.
+    phases: for the flags as they are then, {phase: (lowers its program, rows, runs in a step, bytes in HBM beside its own)}.
+  """
+  flops_per_second, bytes_per_second, limit = CHIPS[fv.plan_topology.split(":")[0]]
+  limit *= 2**30
+  fsdp, costs = mesh.shape["fsdp"], {}
+
+  def update_bytes(size):
+    fv.micro_batch_size = size
+    lower, rows, _, beside = phases()["update"]
+    costs[size] = compile_cost(f"update of {size} x {rows_per_example} ({rows // fsdp} rows per fsdp shard)", lower, mesh)
+    return costs[size].hbm + beside
+
+  sizes = [n for n in range(1, fv.batch_size + 1) if fv.batch_size % n == 0 and n * rows_per_example % fsdp == 0] if search else [fv.micro_batch_size]
+  used = {size: update_bytes(size) for size in sizes[:2]}
+  if len(used) == 2:  # memory grows in proportion to the rows: try what the line through both allows, then less until it compiles
+    slope = (used[sizes[1]] - used[sizes[0]]) / (sizes[1] - sizes[0])
+    for size in reversed([n for n in sizes[2:] if used[sizes[0]] + slope * (n - sizes[0]) <= limit]):
+      used[size] = update_bytes(size)
+      if used[size] <= limit:
+        break
+  fit = [size for size in used if used[size] <= limit]
+  if not fit:
+    raise ValueError(f"an update of {min(used)} examples needs {min(used.values()) / 2**30:.1f} of {limit / 2**30:.2f} GiB: take a smaller --micro_batch_size, "
+                     "--remat=decoder, shorter lengths, another --mesh or no --replicate_base")
+  fv.micro_batch_size = max(fit)
+  lines, seconds = [], 0.0
+  for name, (lower, rows, runs, beside) in phases().items():
+    cost = costs[fv.micro_batch_size] if name == "update" else compile_cost(name, lower, mesh)
+    if not cost.hbm + beside <= limit:
+      raise ValueError(f"the {name} of {rows} rows needs {(cost.hbm + beside) / 2**30:.1f} of {limit / 2**30:.2f} GiB: lower --batch_size or --num_generations, "
+                       "or take another --mesh")
+    bound = max(cost.flops / flops_per_second, cost.bytes / bytes_per_second)
+    seconds += runs * bound
+    lines.append(f"{name:10} {rows / fsdp:10.0f} {(cost.hbm + beside) / 2**30:9.2f} {cost.flops / 1e12:8.2f} {cost.bytes / 1e9:8.1f} {cost.bytes / 1e9 / rows * mesh.size:12.2f}"
+                 f" {bound:8.3f} {'FLOPs' if bound == cost.flops / flops_per_second else 'bytes'} x {runs}")
+  print(f"{fv.model} on {fv.plan_topology}, {limit / 2**30} GiB a device, mesh {dict(mesh.shape)}{', base on every device' * fv.replicate_base}, remat {fv.remat}; "
+        f"{fv.batch_size} x {rows_per_example} rows of {fv.max_prompt_length} + {fv.max_completion_length} tokens a step")
+  print("per device rows/shard   HBM GiB   TFLOP       GB   GB/row total  seconds at least, and what bounds them x runs in a step", *lines, sep="\n")
+  steps = int(fv.max_hours * 3600 / seconds)
+  print(f"at most, in {fv.max_hours} hours: {steps} steps, {steps * fv.batch_size * rows_per_example * fv.max_completion_length:,} completion tokens ({seconds:.2f} s a step)")
+  print(f"flags: --mesh={fv.mesh}{' --replicate_base' * fv.replicate_base} --remat={fv.remat} --batch_size={fv.batch_size} --micro_batch_size={fv.micro_batch_size} "
+        f"--max_prompt_length={fv.max_prompt_length} --max_completion_length={fv.max_completion_length}")
+
+
+def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str, tuple[Callable[[], Any], int, int, int]]:
+  """The one phase of a step here, for `plan`."""
+  trainer = abstract_trainer(fv, mesh).with_loss_fn(sft_loss).with_gen_model_input_fn(lambda batch: {"batch": batch})
+  batch = abstract_batch(fv, mesh, fv.micro_batch_size, weights=(fv.max_completion_length,))
+  return {"update": (update_lowering(trainer, batch), fv.micro_batch_size, fv.batch_size // fv.micro_batch_size, 0)}
+
+
+# --- Main -------------------------------------------------------------------------------------------------------------
+
+
 def step_line(step: int, max_steps: int, record: dict[str, float], eta: float) -> str:
   """One terminal line: fields in the record's order, then the time left."""
   fields = "  ".join(f"{k.removeprefix('time/')} {v:.3g}" for k, v in record.items() if k != "step" and v is not None)
@@ -928,13 +1114,16 @@ def step_line(step: int, max_steps: int, record: dict[str, float], eta: float) -
 def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
-  use_compilation_cache()
   parent_dir, parent = find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
-  resolve_flags(fv, DEFAULTS, parent)
+  devices, search = topology_devices(fv.plan_topology) if fv.plan else jax.devices(), fv.micro_batch_size is None
+  resolve_flags(fv, DEFAULTS, parent, len(devices))
   check_flags(fv)
-  mesh = make_mesh(fv.mesh)
+  mesh = make_mesh(fv.mesh, devices)
   if fv.micro_batch_size % mesh.shape["fsdp"]:
     raise ValueError(f"--micro_batch_size={fv.micro_batch_size} is not a multiple of the mesh's fsdp size {mesh.shape['fsdp']}")
+  if fv.plan:
+    return plan(fv, mesh, search, 1, lambda: plan_phases(fv, mesh))
+  use_compilation_cache()
   run = Run(fv, "sft.py", parent_dir, flag_names(define_flags))
   if run.is_finished():
     return

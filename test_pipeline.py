@@ -10,6 +10,7 @@ import fractions
 import hashlib
 import html.parser
 import http.server
+import importlib.util
 import json
 import os
 import pathlib
@@ -1177,6 +1178,37 @@ def test_bad_input_from_a_shell(script, flags, fragment, code, bad, tmp_path):
   done = start(tmp_path, script.__file__, *flags.format(**bad).split(), ok=False)
   assert done.returncode == code
   assert_one_line(done.stderr, fragment)
+
+
+# --- Plan ---
+
+
+@pytest.mark.parametrize("script", [sft, grpo])
+def test_plan_without_the_tpu_compiler_says_what_to_install(script, monkeypatch, capsys):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  for flags, fragment in (("--plan", 'pip install "libtpu==0.0.42.*"'), ("--plan --plan_topology=v9:2x4", "one of v4, v5e, v5p, v6e")):
+    with pytest.raises(SystemExit):
+      call(script, *flags.split())
+    assert_one_line(capsys.readouterr().err, fragment)
+
+
+@pytest.mark.parametrize("name, built_in", [
+    ("google/gemma-3-1b-it", sft.gemma3_lib.ModelConfig.gemma3_1b_it()),
+    ("kaggle:google/gemma-2/transformers/gemma-2-2b-it", sft.gemma2_lib.ModelConfig.gemma2_2b_it())])
+def test_models_planned_without_a_download_are_those_that_tunix_has_built_in(name, built_in):
+  config, _ = sft.model_from_config(data.config_folder(name))
+  built_in.num_embed -= built_in.num_embed == 256128 and 128  # Tunix pads Gemma 2's vocabulary; the published weights do not
+  assert config == built_in
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="compiles for a TPU: pip install libtpu==0.0.42.*")
+def test_plan_compiles_all_phases_for_a_tpu(folders, tmp_path):
+  (tmp_path / "config.json").write_bytes((folders["small"] / "config.json").read_bytes())  # no weights, no tokenizer
+  done = start(tmp_path, REPO / "grpo.py", "--plan", f"--model={tmp_path}", "--lora_rank=8", "--batch_size=4", "--num_generations=4", "--max_prompt_length=32",
+               "--max_completion_length=32")
+  rows_per_chip = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.split()[-2:-1] == ["x"]}
+  assert rows_per_chip == {"rollout": "4", "reference": "2", "update": "2"}  # the sampler pads 4 prompts to 8
+  assert "--micro_batch_size=4" in done.stdout.splitlines()[-1]
 
 
 # --- The optimiser and the loss, against float64 NumPy ---
