@@ -732,7 +732,7 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   """Does what the flags say, in order; returns the answers of --prompt or --input."""
   # --- Setup ---
   started = time.time()
-  sft.use_compilation_cache()
+  sft.Compilations()
   if fv.ckpt is None:
     names = ["base"] + [leg for leg in LEGS if sft.has_checkpoint(leg)]
   else:

@@ -462,7 +462,7 @@ def main(fv: absl_flags.FlagValues) -> None:
                      f"mesh's fsdp size {mesh.shape['fsdp']}")
   if fv.plan:
     return sft.plan(fv, mesh, search, fv.num_generations, lambda: plan_phases(fv, mesh))
-  sft.use_compilation_cache()
+  compilations = sft.Compilations()
   run = sft.Run(fv, "grpo.py", parent_dir, sft.flag_names(define_flags))
   if run.is_finished():
     return
@@ -581,7 +581,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   run.checkpoint(trainer, finished=ended_because == "max_steps", ended_because=ended_because)
   cluster.close()
   run.close()
-  print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
+  print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes; {compilations})")
   after = f"python grpo.py --stage=mixed --model={fv.model} --init_ckpt={run.folder}" if fv.stage == "math" else "python eval.py"
   print(f"next: {after}" if ended_because == "max_steps" else "next: the same command again continues this run")
 

@@ -27,6 +27,7 @@ import math
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -191,10 +192,26 @@ def check_flags(fv: absl_flags.FlagValues, problems: Sequence[str] = ()) -> None
     raise ValueError("; ".join(problems))
 
 
-def use_compilation_cache() -> None:
-  """Compiled programs are kept on disk, so that the next leg, or the same run continued, does not compile them again."""
-  jax.config.update("jax_compilation_cache_dir", str(data.CACHE / "xla"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+class Compilations:
+  """Keeps compiled programs on disk, so that the next leg or the same run continued does not compile them again, and counts them."""
+
+  def __init__(self):
+    self.programs = self.seconds = self.cached = 0
+    jax.config.update("jax_compilation_cache_dir", str(data.CACHE / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    jax.monitoring.register_event_duration_secs_listener(self._note)
+    jax.monitoring.register_event_listener(self._note)
+
+  def _note(self, event: str, seconds: float = 0.0, **unused: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+      self.cached += 1
+    elif event == "/jax/core/compile/backend_compile_duration" and seconds > 1:  # the many small ones are not worth a word
+      self.programs, self.seconds = self.programs + 1, self.seconds + seconds
+
+  def __str__(self) -> str:
+    """-> "5 programs compiled in 41 s, 3 from the cache, peak memory 2.9 GB" """
+    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return f"{self.programs} programs compiled in {self.seconds:.0f} s, {self.cached} from the cache, peak memory {peak / 1e9:.1f} GB"
 
 
 def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
@@ -1123,7 +1140,7 @@ def main(fv: absl_flags.FlagValues) -> None:
     raise ValueError(f"--micro_batch_size={fv.micro_batch_size} is not a multiple of the mesh's fsdp size {mesh.shape['fsdp']}")
   if fv.plan:
     return plan(fv, mesh, search, 1, lambda: plan_phases(fv, mesh))
-  use_compilation_cache()
+  compilations = Compilations()
   run = Run(fv, "sft.py", parent_dir, flag_names(define_flags))
   if run.is_finished():
     return
@@ -1238,7 +1255,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   run.checkpoint(trainer, finished=ended_because == "max_steps", ended_because=ended_because)
   trainer.close()
   run.close()
-  print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes)")
+  print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes; {compilations})")
   print(f"next: python grpo.py --stage=math --model={fv.model} --init_ckpt={run.folder}" if ended_because == "max_steps" else
         "next: the same command again continues this run")
 

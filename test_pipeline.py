@@ -169,6 +169,7 @@ def test_leg_writes_its_run_folder(relay, leg, steps, parent, keys):
   assert (run / "actor" / str(steps) / "model_params").is_dir() and (run / "actor" / str(steps) / "optimizer_state").is_dir()
   assert len(re.findall(rf"^step \d/{steps} ", relay.out[leg].stdout, re.M)) == steps
   assert "defaults:" in relay.out[leg].stdout
+  assert re.search(r"^saved .*; \d+ programs compiled in \d+ s, \d+ from the cache, peak memory \d", relay.out[leg].stdout, re.M)
 
 
 @pytest.mark.parametrize("leg", ["math", "mixed"])
