@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import hashlib
 import importlib.util
 import json
@@ -611,6 +612,7 @@ def load_model(folder: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: str = "a
     model = params.create_model_from_safe_tensors(str(folder), config, mesh, dtype=jnp.dtype(dtype))
   except Exception as e:  # Tunix raises bare RuntimeErrors and KeyErrors for damaged files
     raise ValueError(f"the weights in {folder} do not load ({type(e).__name__}: {str(e).splitlines()[0]}): fetch them again") from e
+  gc.collect()  # Tunix's loader leaves most of the weights a second time, in reference cycles
   return add_adapter(model, mesh, lora_rank, lora_alpha, seed)
 
 
