@@ -594,7 +594,7 @@ def test_judge_in_training_and_evaluation(trained, tmp_path, capfd, monkeypatch)
     monkeypatch.setenv(name, "s3cret")
   rows = [{"question": f"{ask} {i} + 1?", "reasoning": f"{i} + 1 = {i + 1}.", "answer": f"{i + 1}", "task": task} for i in range(40) for task, ask in (("math", "What is"), ("creative", "Rhyme on"))]
   flags = [f"--model={trained.flags[0].partition('=')[2]}", f"--data={write_jsonl(tmp_path / 'rows.jsonl', rows)}", "--max_prompt_length=32", "--max_completion_length=32"]
-  train = [*flags, "--stage=mixed", f"--init_ckpt={trained.run}", "--num_generations=2", "--batch_size=4", "--max_steps=2", "--eval_prompts=4"]
+  train = [*flags, "--stage=mixed", f"--init_ckpt={trained.run}", "--num_generations=4", "--batch_size=8", "--max_steps=2", "--eval_prompts=4"]
   with judge_server(lambda n, prompt: "yes" if n < 8 else 500) as (url, bodies):
     call(grpo, *train, f"--out={tmp_path / 'url'}", f"--judge={url}")
   assert bodies[0]["key"] == "Bearer s3cret"
@@ -773,9 +773,9 @@ def test_loss_and_gradient_equal_stock_tunix(kind, folders):
       got, other = of(lambda m, b: grpo.policy_loss(m, b, config, 0, 1)[0], batch)
       assert float(got) == pytest.approx(float(loss), rel=1e-5)
       assert float(optax.global_norm(jax.tree.map(jnp.subtract, other, gradient))) < 1e-4 * norm
-      whole, cut = (of(lambda m, b: jnp.sum(sft.token_logps(m, b, temperature, n) * b["weights"]), batch) for n in (2**26, 3 * 768 * 2 * G))
-      assert float(cut[0]) == pytest.approx(float(whole[0]), rel=1e-5)
-      assert float(optax.global_norm(jax.tree.map(jnp.subtract, cut[1], whole[1]))) < 1e-4 * float(optax.global_norm(whole[1]))
+    whole, cut = (of(lambda m, b: jnp.sum(sft.token_logps(m, b, temperature, n) * b["weights"]), repeated) for n in (2**26, 3 * 768 * 2 * G))
+    assert float(cut[0]) == pytest.approx(float(whole[0]), rel=1e-5)
+    assert float(optax.global_norm(jax.tree.map(jnp.subtract, cut[1], whole[1]))) < 1e-4 * float(optax.global_norm(whole[1]))
 
 
 @pytest.mark.parametrize("vocabulary", [7, 768, 1000])
@@ -1094,7 +1094,6 @@ BAD = [  # script, flags, what the one line says, exit status
     (sft, "--init_ckpt={work}/none --out={work}/new", "holds no checkpoint", 1), (grpo, "--model={model} --init_ckpt={work}/none", "holds no checkpoint", 1),
     (grpo, "--init_ckpt={run}", "the checkpoint was trained on", 1), (sft, "--init_ckpt={run} --model={model} --lora_rank=4", "--lora_rank=4", 1),
     (sft, "--model={model} --data={sums} --lora_rank=100000000 --out={work}/new", "GB per device", 1),
-    (grpo, "--model={model} --init_ckpt={run} --data={sums} --batch_size=100000000 --out={work}/new", "KV cache of 4", 1),
     (grpo, "--model={model} --init_ckpt={run} --num_generations=1 --beta=-1", "compares a group; --beta=-1.0 must not", 1),
     (sft, "--model={model} --data={sums} --out=/proc/new", "cannot be written", 1), (sft, "--model={model} --data={sums} --out={run}", "other flags", 1), (grpo, "--model={model} --init_ckpt={run} --num_generations=1", "at least 2", 1),
     (grpo, "--model={model} --init_ckpt={run} --data={work}/stories.jsonl --out={work}/new", "mathematics with an answer", 1),
