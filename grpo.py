@@ -14,7 +14,7 @@ The second and third leg of the relay, one script (Shao et al. 2024, DeepSeekMat
    --num_iterations updates is exactly 1.
 5. A completion that stopped is trained on its stop token; one cut off at the limit has none.
 6. Sampling noise is a pure function of --seed and the step; so are the prompts of a step.
-7. The rollout prefills a prompt once and copies its cache to the G completions.
+7. A prompt is run once for its G completions, in the rollout and, where the model's sliding window allows it, in the update.
 
   python grpo.py --stage=math                            # from runs/sft to runs/math
   python grpo.py --stage=mixed --init_ckpt=runs/math     # 80% other tasks + 20% mathematics, to runs/mixed

@@ -678,7 +678,7 @@ def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_log
   Args:
     model: a policy; call inside jit, split and merged there.
     batch: has prompt_ids, prompt_mask [B, P] (padded left) and completion_ids, completion_mask [B * G, T] (padded right). With
-      G > 1 a prompt is run once and its keys and values serve its G completions; see prompts_can_be_shared.
+      G > 1 a prompt is run once and its keys and values serve its G completions; see can_share_prompts.
     temperature: logits are divided by it, as the rollout's were.
     max_logits: how many logits a device holds at a time; 2^26 are 256 MB in float32.
   Returns:
