@@ -108,7 +108,8 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   # GRPO
   integer("num_generations", None, "G, completions per prompt; at least 2." + by_model("num_generations"))
   integer("num_iterations", 1, "mu, optimiser steps on each rollout.")
-  number("beta", None, "Weight of the KL divergence from the leg's starting policy; 0: none, and no reference policy." + by_model("beta"))
+  number("beta", None, "Weight of the KL divergence from the reference policy; 0: none, and no reference policy." + by_model("beta"))
+  absl_flags.DEFINE_enum("reference", "start", ["start", "base"], "Reference policy: the one that the leg starts from, or the untouched base.", flag_values=fv)
   number("epsilon", 0.2, "Clip range of the probability ratio, below 1 and above.")
   number("epsilon_high", None, "Clip range above 1, if another one, as in DAPO's 0.28 (default: --epsilon).")
   absl_flags.DEFINE_enum("advantage", "std", list(ADVANTAGES), "What a reward is compared with: " + "; ".join(f"{k}: {v}" for k, v in ADVANTAGES.items()) + ".",
@@ -265,6 +266,7 @@ class Learner(grpo_learner.GRPOLearner):
     super().__init__(*args, **kwargs)
     self._update_metrics = UPDATE_METRICS[:-1] if fv.loss == "stock" else UPDATE_METRICS
     self.rl_cluster.actor_trainer.with_rl_metrics_to_log({name: np.mean for name in self._update_metrics})
+    sft.keep_frozen_in_place(self.rl_cluster.actor_trainer, fv.lora_rank)
     self._reference, self._mesh, self._fv, self._llm_judge, self._final_fns = reference, mesh, fv, llm_judge, final_fns
     # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
     quarters = sorted({-(-fv.micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
@@ -362,7 +364,7 @@ class Learner(grpo_learner.GRPOLearner):
       micro_batches, rewarded, samples = self._generate_and_compute_advantage(training_input)
       for iteration in range(self.algo_config.num_iterations):
         start = time.time()
-        metrics = sft.update(trainer, micro_batches, lambda x: self.rl_cluster.update_actor(x, None))
+        metrics = sft.update(trainer, micro_batches, lambda x: self.rl_cluster.update_actor(x, None, skip_jit=True))
         now = time.time()
         record = {"step": trainer.train_steps, "loss": metrics["loss"], "grad_norm": metrics["grad_norm"],
                   **{k: v for k, v in rewarded.items() if not k.startswith("time/")},
@@ -412,10 +414,11 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
       nnx.to_pure_dict(nnx.state(model)), prompts["prompt_ids"], prompts["prompt_mask"],
       jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=prompts["prompt_ids"].sharding), 1.0,
       num_generations=g, max_new_tokens=t, greedy=False, top_k=None, top_p=1.0)
+  step, arguments = sft.keep_frozen_in_place(trainer, fv.lora_rank)
   return {
       "rollout": (rollout, rows, 1, reference + optimizer),
       **({"reference": (lambda: logps.lower(nnx.state(model), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
-      "update": (sft.update_lowering(trainer, batch), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference)}
+      "update": (lambda: step.lower(*arguments(batch)), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference)}
 
 
 # --- Main -------------------------------------------------------------------------------------------------------------
@@ -501,12 +504,14 @@ def main(fv: absl_flags.FlagValues) -> None:
                          replicate_base=fv.replicate_base, remat=fv.remat)
   if fv.rollout in ENGINES:
     check_engine(fv.rollout, model)
-  if run.started_from():
+  if run.started_from() and fv.reference == "start":
     sft.restore(model, run.started_from(), fv.lora_rank)
   reference = None
   if fv.beta or fv.judge == "self":  # before the cluster restores a resumed run's weights: the reference is where the leg started
     graphdef, trained, rest = nnx.split(model, sft.trained_filter(fv.lora_rank), ...)
     reference = nnx.merge(graphdef, jax.tree.map(jnp.copy, trained), rest)
+  if run.started_from() and fv.reference == "base":
+    sft.restore(model, run.started_from(), fv.lora_rank)
   if fv.judge == "self":
     llm_judge.ask = functools.partial(sft.ask, sft.Sampler(reference, tokenizer, mesh), max_completion_length=fv.max_completion_length)
   optimizer, schedule = sft.make_optimizer(fv)
