@@ -25,6 +25,8 @@ import time
 import types
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the time here is compiling: simpler code takes a third of it. For the code that users run: XLA_FLAGS= pytest.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 from flax import nnx
 import jax
@@ -674,7 +676,7 @@ MESH_CODE = "import json, sys, test_pipeline; [test_pipeline.start_leg(*flags) f
 def test_mesh_gives_the_losses_of_one_device(trained, whole, mesh, tmp_path):
   legs = [[*leg_flags(trained, leg, tmp_path / leg), f"--mesh={mesh}"] for leg in ("sft", "grpo")]
   done = start(tmp_path, "-c", MESH_CODE, json.dumps(legs), PYTHONPATH=str(REPO), JAX_PLATFORMS="cpu",
-               XLA_FLAGS="--xla_force_host_platform_device_count=8")
+               XLA_FLAGS=os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8")
   assert str(dict(zip(("fsdp", "tp"), map(int, mesh.split(","))))) in done.stdout
   for leg in ("sft", "grpo"):
     assert_same_run(tmp_path / leg, whole[leg], rtol=1e-4)
@@ -1214,7 +1216,7 @@ def test_models_planned_without_a_download_are_those_that_tunix_has_built_in(nam
 def test_plan_compiles_all_phases_for_a_tpu(folders, tmp_path):
   (tmp_path / "config.json").write_bytes((folders["small"] / "config.json").read_bytes())  # no weights, no tokenizer
   done = start(tmp_path, REPO / "grpo.py", "--plan", f"--model={tmp_path}", "--lora_rank=8", "--batch_size=4", "--num_generations=4", "--max_prompt_length=32",
-               "--max_completion_length=32")
+               "--max_completion_length=32", XLA_FLAGS="")
   rows_per_chip = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.split()[-2:-1] == ["x"]}
   assert rows_per_chip == {"rollout": "4", "reference": "2", "update": "2"}  # the sampler pads 4 prompts to 8
   assert "--micro_batch_size=4" in done.stdout.splitlines()[-1]
