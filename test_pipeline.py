@@ -143,14 +143,15 @@ def trained(tmp_path_factory, folders):
 
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory):
-  """The README's commands on a few synthetic problems."""
+  """The README's commands on a few synthetic problems, compiled as for a user."""
   cwd = tmp_path_factory.mktemp("relay")
-  start(cwd, REPO / "data.py", "--data=synthetic", "--count=1000", "--out=train.jsonl")
+  run = lambda script, *flags: start(cwd, REPO / script, *flags, XLA_FLAGS="")
+  run("data.py", "--data=synthetic", "--count=1000", "--out=train.jsonl")
   flags = ["--data=train.jsonl", "--batch_size=8", "--max_prompt_length=96", "--validation_fraction=0.3"]
-  out = {"sft": start(cwd, REPO / "sft.py", *flags, "--max_steps=4", "--eval_prompts=8")}
+  out = {"sft": run("sft.py", *flags, "--max_steps=4", "--eval_prompts=8")}
   for stage in ("math", "mixed"):
-    out[stage] = start(cwd, REPO / "grpo.py", *flags, f"--stage={stage}", "--max_steps=2", "--num_generations=2", "--eval_prompts=8")
-  out["eval"] = start(cwd, REPO / "eval.py", "--limit=24")
+    out[stage] = run("grpo.py", *flags, f"--stage={stage}", "--max_steps=2", "--num_generations=2", "--eval_prompts=8")
+  out["eval"] = run("eval.py", "--limit=24")
   return types.SimpleNamespace(cwd=cwd, runs=cwd / "runs", out=out, flags=flags)
 
 
