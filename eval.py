@@ -733,6 +733,8 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   # --- Setup ---
   started = time.time()
   sft.Compilations()
+  if "JAX_COORDINATOR_ADDRESS" in os.environ or jax.process_count() > 1:
+    raise ValueError("evaluation runs in one process: start it on one host, without JAX_COORDINATOR_ADDRESS")
   if fv.ckpt is None:
     names = ["base"] + [leg for leg in LEGS if sft.has_checkpoint(leg)]
   else:

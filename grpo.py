@@ -35,6 +35,7 @@ from absl import flags as absl_flags
 from absl import logging as absl_logging
 from flax import nnx
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 from tunix.rl import algo_core
@@ -276,10 +277,9 @@ class Learner(grpo_learner.GRPOLearner):
 
   def _logps(self, model: nnx.Module, batch: dict[str, np.ndarray]) -> np.ndarray:
     """Log-probabilities [B * G, T] of a micro-batch's completions under the policy or the reference, without gradients."""
-    rows = jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec("fsdp"))
-    inputs = {k: jax.device_put(batch[k], rows) for k in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
+    inputs = sft.spread({k: batch[k] for k in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}, self._mesh)
     with self._mesh:
-      return np.asarray(self._jitted_logps(nnx.state(model), inputs))
+      return multihost_utils.process_allgather(self._jitted_logps(nnx.state(model), inputs), tiled=True)
 
   def _micro_batch_rows(self, equal: np.ndarray) -> list[np.ndarray]:
     """Rows of each micro-batch, without the groups in `equal` [B] under --skip_zero_variance, but for some that fill it up."""
@@ -364,7 +364,7 @@ class Learner(grpo_learner.GRPOLearner):
       micro_batches, rewarded, samples = self._generate_and_compute_advantage(training_input)
       for iteration in range(self.algo_config.num_iterations):
         start = time.time()
-        metrics = sft.update(trainer, micro_batches, lambda x: self.rl_cluster.update_actor(x, None, skip_jit=True))
+        metrics = sft.update(trainer, sft.spread(micro_batches, self._mesh), lambda x: self.rl_cluster.update_actor(x, None, skip_jit=True))
         now = time.time()
         record = {"step": trainer.train_steps, "loss": metrics["loss"], "grad_norm": metrics["grad_norm"],
                   **{k: v for k, v in rewarded.items() if not k.startswith("time/")},
@@ -442,6 +442,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
   absl_logging.set_verbosity(absl_logging.ERROR)  # Tunix warns of every device that is not a TPU
+  if not fv.plan:
+    sft.start_processes()
   fv.init_ckpt = ("" if fv.plan else BEFORE[fv.stage]) if fv.init_ckpt is None else fv.init_ckpt
   fv.out = fv.out or f"runs/{fv.stage}"
   parent_dir, parent = sft.find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
@@ -455,6 +457,8 @@ def main(fv: absl_flags.FlagValues) -> None:
       (fv.temperature <= 0, f"--temperature={fv.temperature} must be above 0"), (fv.beta < 0, f"--beta={fv.beta} must not be negative"),
       (fv.loss == "stock" and (fv.skip_zero_variance or fv.mask_truncated or fv.loss_aggregation != "sequence"),
        "--loss=stock knows --loss_aggregation=sequence only, and neither --skip_zero_variance nor --mask_truncated"),
+      (jax.distributed.is_initialized() and (fv.judge or fv.rollout != "shared" or fv.loss == "stock"),
+       "several processes know --rollout=shared and --loss=chunked only, and no --judge"),
       (min(fv.epsilon, fv.epsilon_high) <= 0, f"--epsilon={fv.epsilon} and --epsilon_high={fv.epsilon_high} must be above 0")) if wrong])
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
   reward_fns = rewards.reward_fns(fv.preset, rewards.parse_weights(fv.reward_weights), llm_judge)
@@ -574,7 +578,7 @@ def main(fv: absl_flags.FlagValues) -> None:
     print(sft.step_line(step, fv.max_steps, shown, (now - started) / (step - first) * (fv.max_steps - step)), flush=True)
     if not whole:
       continue
-    if run.is_best(record) or now - run.last_save > fv.save_every_minutes * 60:
+    if sft.agree(run.is_best(record) or now - run.last_save > fv.save_every_minutes * 60):
       run.checkpoint(trainer)
     reason = stop.reason(now - rollout_start, run.save_seconds, first=step == first + fv.num_iterations)
     rollout_start = now

@@ -31,6 +31,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -43,6 +44,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Tunix imports
 from absl import flags as absl_flags
 from flax import nnx
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -216,6 +218,49 @@ class Compilations:
     return f"{self.programs} programs compiled in {self.seconds:.0f} s, {self.cached} from the cache, peak memory {peak / 1e9:.1f} GB"
 
 
+JOIN_SECONDS = 300  # that processes wait for one another at the start
+
+
+def start_processes() -> None:
+  """Joins the processes of a run on several hosts, if JAX_COORDINATOR_ADDRESS (host:port of process 0) is set; only process 0 prints.
+
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID go with it. A TPU pod that names its workers needs none of them: JAX reads it by itself.
+  """
+  address, *numbers = (os.environ.get(name) for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"))
+  if jax.distributed.is_initialized() or address is None and "," not in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+    return
+  try:
+    count, number = (n and int(n) for n in numbers)
+    for left in reversed(range(0 if number is None else JOIN_SECONDS)):  # tried here first: JAX would not raise, but abort with a stack of C++ calls
+      host, port = address.rsplit(":", 1)
+      try:
+        (socket.create_connection((host, int(port)), 5) if number else socket.create_server(("", int(port)))).close()
+        break
+      except OSError:
+        if not left:
+          raise
+        time.sleep(1)
+    jax.distributed.initialize(address, count, number, initialization_timeout=JOIN_SECONDS)
+  except (ValueError, LookupError, OSError, OverflowError, RuntimeError) as e:
+    raise ValueError(f"JAX_COORDINATOR_ADDRESS={address}, JAX_NUM_PROCESSES={numbers[0]}, JAX_PROCESS_ID={numbers[1]}: {str(e).splitlines()[0]}; on every host "
+                     "give host:port of process 0, how many processes there are, and this one's number from 0 up, or none of the three") from e
+  if jax.process_index():
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")
+
+
+def agree(number: float) -> float:
+  """The largest of the processes' numbers: what they all have to decide alike, but each by its own clock or signals."""
+  return float(multihost_utils.process_allgather(np.float32(number)).max())
+
+
+def spread(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  """A batch's rows over the mesh's fsdp axis; every process has all of them and puts those of its own devices there."""
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+  if jax.process_count() == 1:
+    return jax.device_put(batch, rows)
+  return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, rows, lambda index: x[index]), batch)
+
+
 def make_mesh(spec: str, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
   """A mesh of all devices (or `devices`) with axes (fsdp, tp) from "8,1"; ValueError if the product is not their number."""
   devices = jax.devices() if devices is None else devices
@@ -305,7 +350,7 @@ class Run:
     try:
       self.folder.mkdir(parents=True, exist_ok=True)
       write_atomically(self.folder / ".writable", "")
-      (self.folder / ".writable").unlink()
+      (self.folder / ".writable").unlink(missing_ok=True)
     except OSError as e:
       raise ValueError(f"--out={self.folder} cannot be written ({e.strerror}): name another folder") from e
     if flags["wandb"] and importlib.util.find_spec("wandb") is None:
@@ -332,10 +377,10 @@ class Run:
         for record in map(json.loads, kept if name == "metrics.jsonl" else ()):
           self.is_best(record)
     self.save(step=step, finished=False, **info)
-    if importlib.util.find_spec("tensorboardX"):
+    if importlib.util.find_spec("tensorboardX") and not jax.process_index():
       import tensorboardX  # pylint: disable=g-import-not-at-top
       self.board = tensorboardX.SummaryWriter(str(self.folder), purge_step=step + 1)
-    if self.info["flags"]["wandb"]:
+    if self.info["flags"]["wandb"] and not jax.process_index():
       import wandb  # pylint: disable=g-import-not-at-top
       self.wandb = wandb.init(project=self.info["flags"]["wandb"], name=self.folder.name, config=self.info["flags"], resume="allow",
                               id=hashlib.sha256(str(self.folder.absolute()).encode()).hexdigest()[:16])
@@ -345,6 +390,8 @@ class Run:
     write_atomically(self.folder / "run.json", json.dumps(self.info, indent=2) + "\n")
 
   def log(self, name: str, *records: dict[str, Any]) -> None:
+    if jax.process_index():
+      return
     try:
       with open(self.folder / name, "a", encoding="utf-8") as f:
         f.write(jsonl(records))
@@ -430,9 +477,8 @@ class Stop:
   def reason(self, step_seconds: float, save_seconds: float, first: bool) -> str | None:
     """None to go on; else SIGTERM, SIGINT, or max_hours when another step like the longest so far, and a save, would not fit."""
     self._longest = self._longest if first else max(self._longest, step_seconds)  # the first one compiles
-    if self._signal:
-      return self._signal
-    return "max_hours" if time.time() + self._longest + save_seconds > self._deadline else None
+    over, reasons = time.time() + self._longest + save_seconds > self._deadline, (None, "max_hours", "SIGTERM", "SIGINT")
+    return reasons[int(agree(reasons.index(self._signal or reasons[over])))]
 
 
 def jsonl(records: Iterable[dict[str, Any]]) -> str:
@@ -441,6 +487,8 @@ def jsonl(records: Iterable[dict[str, Any]]) -> str:
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
+  if jax.process_index():  # one process writes, for all
+    return
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text(text, encoding="utf-8")
   os.replace(temporary, path)
@@ -847,7 +895,6 @@ class Sampler:
     # Rows beyond the last repeat the first prompt and are thrown away.
     padded = list(prompts) + [prompts[0]] * (-len(prompts) % size)
     p = bucket(max(map(len, padded)), max_prompt_length)
-    rows = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec("fsdp"))
     ids = pad(padded, p, self.tokenizer.pad_token_id, left=True)
     mask = np.arange(p)[None] >= p - np.array([len(x) for x in padded])[:, None]
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(len(padded) * num_generations))
@@ -856,11 +903,11 @@ class Sampler:
     completions = []
     for start in range(0, len(padded), size):
       part = slice(start, start + size)
-      arrays = jax.device_put((ids[part], mask[part], keys[start * num_generations:(start + size) * num_generations]), rows)
+      arrays = spread((ids[part], mask[part], keys[start * num_generations:(start + size) * num_generations]), self.mesh)
       with self.mesh:
         out = self._sample(state, *arrays, temperature or 1.0, num_generations=num_generations,
                            max_new_tokens=max_completion_length, greedy=temperature == 0, top_k=top_k, top_p=top_p)
-      for row, length, logp in zip(*jax.device_get(out)):
+      for row, length, logp in zip(*multihost_utils.process_allgather(out, tiled=True)):
         row, stopped = row[:length], row[length - 1] in self.tokenizer.stop_ids
         text = self.tokenizer.decode(row[:-1] if stopped else row, skip_special_tokens=False)
         completions.append(Completion(row, text, logp[:length], not stopped))
@@ -1163,6 +1210,8 @@ def step_line(step: int, max_steps: int, record: dict[str, float], eta: float) -
 def main(fv: absl_flags.FlagValues) -> None:
   # --- Setup ---
   started = time.time()
+  if not fv.plan:
+    start_processes()
   parent_dir, parent = find_checkpoint(fv.init_ckpt) if fv.init_ckpt else (None, {})
   devices, search = topology_devices(fv.plan_topology) if fv.plan else jax.devices(), fv.micro_batch_size is None
   resolve_flags(fv, DEFAULTS, parent, len(devices))
@@ -1269,7 +1318,7 @@ def main(fv: absl_flags.FlagValues) -> None:
     # Longest first within a step, so that micro-batches are as alike as the batch allows.
     rows = sorted((train[i] for i in order[step % steps_per_epoch]), key=lambda r: -len(r[1]) - len(r[2]))
     with mesh:
-      metrics = update(trainer, micro_batches(rows))
+      metrics = update(trainer, spread(micro_batches(rows), mesh))
     record = {"step": step + 1, "loss": metrics["loss"], "learning_rate": float(schedule(step)), "grad_norm": metrics["grad_norm"]}
     if (step + 1) % fv.eval_every == 0 or step + 1 == fv.max_steps:
       record.update(validate(step + 1))
@@ -1277,7 +1326,7 @@ def main(fv: absl_flags.FlagValues) -> None:
     record["time/step"], step_end = now - step_end, now
     run.log("metrics.jsonl", record)
     print(step_line(step + 1, fv.max_steps, record, (now - started) / (step + 1 - first) * (fv.max_steps - step - 1)), flush=True)
-    if run.is_best(record) or now - run.last_save > fv.save_every_minutes * 60:
+    if agree(run.is_best(record) or now - run.last_save > fv.save_every_minutes * 60):
       run.checkpoint(trainer)
     reason = stop.reason(record["time/step"], run.save_seconds, first=step == first)
     if reason and step + 1 < fv.max_steps:
