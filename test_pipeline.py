@@ -18,6 +18,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -681,6 +682,43 @@ def test_mesh_gives_the_losses_of_one_device(trained, whole, mesh, tmp_path):
   assert str(dict(zip(("fsdp", "tp"), map(int, mesh.split(","))))) in done.stdout
   for leg in ("sft", "grpo"):
     assert_same_run(tmp_path / leg, whole[leg], rtol=1e-4)
+
+
+def test_several_processes_train_the_run_of_one_also_stopped_and_resumed(trained, whole, tmp_path):
+  legs = [[*leg_flags(trained, leg, tmp_path / leg), "--mesh=2,1", f"--max_hours={hours}"] for leg, hours in (("sft", 1e-6), ("sft", 8.5), ("grpo", 8.5))]
+  with socket.create_server(("localhost", 0)) as free:
+    address = f"localhost:{free.getsockname()[1]}"
+  env = {**os.environ, "PYTHONPATH": str(REPO), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
+  processes = [subprocess.Popen([sys.executable, "-c", MESH_CODE, json.dumps(legs)], cwd=tmp_path, env={**env, "JAX_PROCESS_ID": str(i)}, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(2)]
+  try:
+    shown = [process.communicate(timeout=600)[0] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  assert [process.returncode for process in processes] == [0, 0], shown
+  assert shown[0].count("step 3/3 ") == 2 and shown[0].count("max_hours") == 1 and "step" not in shown[1]
+  for leg in ("sft", "grpo"):
+    assert_same_run(tmp_path / leg, whole[leg], rtol=1e-4)
+    for mine, theirs in zip(saved(tmp_path / leg, 3), saved(whole[leg], 3), strict=True):
+      np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("script, flags, env, fragment", [
+    (sft, "", ("localhost:1", "two", "1"), "'two'"), (sft, "", ("localhost", "2", "1"), "host:port of process 0"), (sft, "", ("localhost:1", "2", "1"), "refused"),
+    (grpo, "", ("localhost:65536", "2", "0"), "65535"), (sft, "", ("localhost:{port}", "2", "0"), "must be called before"), (evaluation, "", ("localhost:1", "2", "0"), "one process"),
+    (grpo, "--init_ckpt= --model={model} --judge=self --out={work}/new", None, "no --judge")])
+def test_processes_that_cannot_start_or_do_the_asked_are_one_line(script, flags, env, fragment, bad, monkeypatch, capsys):
+  monkeypatch.setattr(sft, "JOIN_SECONDS", 1)
+  with socket.create_server(("localhost", 0)) as free:
+    port = free.getsockname()[1]
+  for name, value in zip(("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"), env or ()):
+    monkeypatch.setenv(name, value.format(port=port))
+  if env is None:
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  with pytest.raises(SystemExit):
+    call(script, *flags.format(**bad).split())
+  assert_one_line(capsys.readouterr().err, fragment)
 
 
 JUDGE_CODE = """
