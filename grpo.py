@@ -171,10 +171,8 @@ class SharedPrefillRollout(base_rollout.BaseRollout):
 
 
 def check_engine(engine: str, model: nnx.Module) -> None:
-  """Raises ValueError if a rollout engine of ENGINES is not installed, or Tunix cannot hand it this model's weights."""
-  package, backend = ENGINES[engine]
-  if importlib.util.find_spec(package) is None:
-    raise ValueError(f"--rollout={engine} needs the package {package}, which is not installed: see its page on how to install it for your accelerator, or leave the flag out")
+  """Raises ValueError if Tunix cannot hand this model's weights to a rollout engine of ENGINES."""
+  backend = ENGINES[engine][1]
   try:
     model.to_hf_mappings(backend)
   except (AttributeError, RuntimeError) as e:
@@ -206,6 +204,15 @@ class Config(grpo_learner.GRPOConfig):
   """What policy_loss reads beyond Tunix's own fields."""
   epsilon_high: float = 0.2
   importance: str = "token"
+
+
+def algorithm(fv: absl_flags.FlagValues) -> Config:
+  """What the loss needs to know of the flags."""
+  return Config(
+      policy_loss_fn="stock_grpo" if fv.loss == "stock" else "relay_grpo",
+      kl_loss_mode="low_var_kl", loss_algo="gspo-token" if fv.importance == "sequence" else "grpo",  # what Tunix's loss calls k3 and GSPO-token
+      num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
+      epsilon=fv.epsilon, epsilon_high=fv.epsilon_high, importance=fv.importance)
 
 
 @function_registry.register_policy_loss_fn("relay_grpo")
@@ -247,6 +254,12 @@ def stock_loss(model, batch, algo_config, pad_id, eos_id):
   return loss, {"kl": aux["kl"], "clip_fraction": aux["pg_clipfrac"], "entropy": aux["entropy"]}
 
 
+def jit_logps(model: nnx.Module, temperature: float) -> Callable[[nnx.State, Any], jax.Array]:
+  """sft.token_logps of (state of such a model, batch), jitted."""
+  graphdef = nnx.graphdef(model)
+  return jax.jit(lambda state, batch: sft.token_logps(nnx.merge(graphdef, state), batch, temperature))
+
+
 def grade(reward_fns: list[Any], completions: list[str], examples: list[data.Example]) -> tuple[dict[str, np.ndarray], list[bool]]:
   """(weighted reward components [rows] by name, whether right, of the rows that can be checked) of one completion per example."""
   prompts = [data.format_prompt(e.question) for e in examples]
@@ -272,8 +285,7 @@ class Learner(grpo_learner.GRPOLearner):
     # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
     quarters = sorted({-(-fv.micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
     self._kept_sizes = [n for n in quarters if n * fv.num_generations % mesh.shape["fsdp"] == 0]
-    graphdef, temperature = nnx.graphdef(self.rl_cluster.actor_trainer.model), self.algo_config.temperature
-    self._jitted_logps = jax.jit(lambda state, batch: sft.token_logps(nnx.merge(graphdef, state), batch, temperature))
+    self._jitted_logps = jit_logps(self.rl_cluster.actor_trainer.model, fv.temperature)
 
   def _logps(self, model: nnx.Module, batch: dict[str, np.ndarray]) -> np.ndarray:
     """Log-probabilities [B * G, T] of a micro-batch's completions under the policy or the reference, without gradients."""
@@ -378,15 +390,6 @@ class Learner(grpo_learner.GRPOLearner):
 # --- Plan -------------------------------------------------------------------------------------------------------------
 
 
-def algorithm(fv: absl_flags.FlagValues) -> Config:
-  """What the loss needs to know of the flags."""
-  return Config(
-      policy_loss_fn="stock_grpo" if fv.loss == "stock" else "relay_grpo",
-      kl_loss_mode="low_var_kl", loss_algo="gspo-token" if fv.importance == "sequence" else "grpo",  # what Tunix's loss calls k3 and GSPO-token
-      num_generations=fv.num_generations, num_iterations=fv.num_iterations, beta=fv.beta,
-      epsilon=fv.epsilon, epsilon_high=fv.epsilon_high, importance=fv.importance)
-
-
 def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str, tuple[Callable[[], Any], int, int, int]]:
   """A step's programs for `sft.plan`: those that Sampler, Learner._logps and Tunix's trainer jit, at their largest shapes."""
   g, t, num_micro = fv.num_generations, fv.max_completion_length, fv.batch_size // fv.micro_batch_size
@@ -406,7 +409,6 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
   reference = sft.bytes_per_device(nnx.state(model, sft.trained_filter(fv.lora_rank))) if fv.beta else 0
   optimizer = sft.bytes_per_device(nnx.state(trainer.optimizer))
   passes = (fv.beta > 0) + (fv.num_iterations > 1)
-  logps = jax.jit(lambda state, batch: sft.token_logps(nnx.merge(nnx.graphdef(model), state), batch, fv.temperature))
   inputs = {name: batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
   rows = prompts["prompt_ids"].shape[0] * g
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
@@ -417,7 +419,7 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
   step, arguments = sft.keep_frozen_in_place(trainer, fv.lora_rank)
   return {
       "rollout": (rollout, rows, 1, reference + optimizer),
-      **({"reference": (lambda: logps.lower(nnx.state(model), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
+      **({"reference": (lambda: jit_logps(model, fv.temperature).lower(nnx.state(model), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
       "update": (lambda: step.lower(*arguments(batch)), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference)}
 
 
@@ -450,11 +452,14 @@ def main(fv: absl_flags.FlagValues) -> None:
   devices, search = sft.topology_devices(fv.plan_topology) if fv.plan else jax.devices(), fv.micro_batch_size is None
   sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent, len(devices))
   fv.epsilon_high = fv.epsilon if fv.epsilon_high is None else fv.epsilon_high
+  package = ENGINES[fv.rollout][0] if fv.rollout in ENGINES else None
   sft.check_flags(fv, [problem for wrong, problem in (
       (fv.num_generations < 2, f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group"),
       (fv.num_iterations < 1 or fv.max_steps % max(1, fv.num_iterations), f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}"),
       (not 0 <= fv.math_fraction <= 1, f"--math_fraction={fv.math_fraction} must lie in [0, 1]"),
       (fv.temperature <= 0, f"--temperature={fv.temperature} must be above 0"), (fv.beta < 0, f"--beta={fv.beta} must not be negative"),
+      (package and importlib.util.find_spec(package) is None,
+       f"--rollout={fv.rollout} needs the package {package}, which is not installed: see its page on how to install it for your accelerator, or leave the flag out"),
       (fv.loss == "stock" and (fv.skip_zero_variance or fv.mask_truncated or fv.loss_aggregation != "sequence"),
        "--loss=stock knows --loss_aggregation=sequence only, and neither --skip_zero_variance nor --mask_truncated"),
       (jax.distributed.is_initialized() and (fv.judge or fv.rollout != "shared" or fv.loss == "stock"),

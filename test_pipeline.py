@@ -575,6 +575,13 @@ def test_stock_loss_and_sampler_of_tunix(trained, whole, tmp_path):
   assert record["reward"] > 0 and record["rollout_difference"] < 1e-4 and record["truncated"] < 1 < record["completion_length"] < 32
 
 
+@pytest.mark.parametrize("kind", ["small", "gemma2"])
+@pytest.mark.parametrize("engine", list(grpo.ENGINES))
+def test_engine_without_a_weight_mapping_for_the_model_is_refused(engine, kind, folders):
+  with pytest.raises(ValueError, match=f"--rollout={engine} cannot serve this model"):
+    grpo.check_engine(engine, loaded(folders[kind]))
+
+
 EVERY_VARIANT = ["--beta=0.01", "--reference=base", "--advantage=mean", "--loss_aggregation=token", "--importance=sequence", "--epsilon=1e-4", "--epsilon_high=2e-4",
                  "--mask_truncated", "--anneal_to=gsm8k", "--num_iterations=2", "--max_steps=4", "--eval_every=1", "--skip_zero_variance"]
 
@@ -1145,6 +1152,7 @@ BAD = [  # script, flags, what the one line says, exit status
     (grpo, "--init_ckpt={run}", "the checkpoint was trained on", 1), (sft, "--init_ckpt={run} --model={model} --lora_rank=4", "--lora_rank=4", 1),
     (sft, "--model={model} --data={sums} --lora_rank=100000000 --out={work}/new", "GB per device", 1),
     (grpo, "--model={model} --init_ckpt={run} --num_generations=1 --beta=-1", "compares a group; --beta=-1.0 must not", 1),
+    (grpo, "--model={model} --init_ckpt={run} --rollout=vllm", "needs the package vllm, which is not installed", 1),
     (sft, "--model={model} --data={sums} --out=/proc/new", "cannot be written", 1), (sft, "--model={model} --data={sums} --out={run}", "other flags", 1), (grpo, "--model={model} --init_ckpt={run} --num_generations=1", "at least 2", 1),
     (grpo, "--model={model} --init_ckpt={run} --data={work}/stories.jsonl --out={work}/new", "mathematics with an answer", 1),
     (grpo, "--model={model} --init_ckpt={run} --reward_weights=beauty=1", "beauty", 1), (grpo, "--preset=foo", "preset", 2),
