@@ -1041,7 +1041,7 @@ class Cost(NamedTuple):
   """What the compiler says of a program, per device."""
   hbm: float  # bytes of arguments, results and temporaries together
   flops: float
-  bytes: float  # read and written
+  bytes: float  # read from HBM and written to it
 
 
 def topology_devices(name: str) -> list[Any]:
@@ -1089,8 +1089,33 @@ def abstract_batch(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh, rows: int
           | {name: array(jnp.float32, *shape) for name, shape in more.items()})
 
 
+def hbm_bytes(blocks: dict[str, str], entry: str) -> float:
+  """Bytes that a computation's instructions, its loops apart, read from and write to HBM. XLA's own count takes on-chip arrays, S(n) in their layout, for memory."""
+  size = lambda shape: sum(math.prod(map(int, filter(None, dims.split(",")))) * int((re.search(r"\d+", dtype) or "8")[0]) / 8
+                           for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\](?!\{[^}]*S\()", shape))
+  shapes, total = {}, 0.0
+  for name, shape, op, args, rest in re.findall(r"%(\S+) = (.*?) ([a-z][a-z-]*)\((.*?)\)(.*)", blocks[entry]):
+    shapes[name], names, results = shape, re.findall(r"%([\w.-]+)", args), re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape)
+    if op.endswith("-start"):  # both ends of a copy, one of them perhaps the whole that a slice is taken from
+      total += min(size(re.sub(r"S\(\d\)", "", x)) for x in results[:2]) * sum("S(" not in x for x in results[:2])
+    elif not re.fullmatch("parameter|constant|tuple|get-tuple-element|bitcast|custom-call|while|.*-done", op):  # custom-call: buffers' names and views
+      operands, text = [shapes[x] for x in names], f" = {shape} {op}({args})"
+      if op == "fusion":
+        text = blocks[re.search(r"calls=%([\w.-]+)", rest)[1]]
+        names = [re.search(rf"%(\S+) = .* parameter\({j}\)", text)[1] for j in range(len(names))]
+        for k, j in re.findall(r"\{(\d+)\}: \((\d+), \{\}\)", rest):  # handed through while a collective is under way
+          results[int(k)] = operands[int(j)] = ""
+      for j, x in enumerate(map(re.escape, names)):  # of what is only sliced the slices count, of what is updated in place nothing
+        uses = re.findall(rf" = (\S+) (gather|(?:dynamic-)?(?:update-)?slice)\(%{x}[,)]", text)
+        if uses and len(uses) == len(re.findall(f"%{x}[,)]", text)):
+          operands[j] = " ".join(part for part, kind in uses if "update" not in kind)
+          results = [result for result in results if (result, "dynamic-update-slice") not in uses]
+      total += sum(map(size, results + operands))
+  return total
+
+
 def program_cost(hlo: str) -> np.ndarray:
-  """(FLOPs, bytes) of one device's program. XLA's own count takes a loop's body once; this one as often as the loop's condition says."""
+  """(FLOPs, bytes of HBM) of one device's program. XLA counts a loop's body once; this as often as the loop's condition says."""
   from jaxlib import _hlo, _jax  # pylint: disable=g-import-not-at-top
   client, hlo = jax.local_devices(backend="cpu")[0].client, re.sub(r" stack_frame_id=\d+", "", hlo)
   blocks = {m[1]: m[0].removeprefix("ENTRY ") for m in re.finditer(r"^(?:ENTRY )?%(\S+) \(.*?^}", hlo, re.M | re.S)}
@@ -1102,10 +1127,10 @@ def program_cost(hlo: str) -> np.ndarray:
       new = {name for block in map(blocks.get, new) for name in re.findall(r"%([\w.-]+)", block) if name in blocks} - set(reached)
     module = "\n\n".join(["HloModule part", *(block for name, block in reversed(reached.items()) if name != entry), "ENTRY " + blocks[entry]])
     properties = _jax.hlo_module_cost_analysis(client, _hlo.hlo_module_from_text(module))
-    total = np.array([properties["flops"], properties["bytes accessed"]])
+    total = np.array([properties["flops"], hbm_bytes(blocks, entry)])
     for condition, body in re.findall(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", blocks[entry]):
       trips = max(map(int, re.findall(r" = [su]32\[\]\S* constant\((\d+)\)", blocks[condition])))
-      total = total + (trips - 1) * cost(body)
+      total = total + np.array([trips - 1, trips]) * cost(body)  # XLA's FLOPs have the body once already
     return total
 
   return cost(re.search(r"^ENTRY %(\S+)", hlo, re.M)[1])

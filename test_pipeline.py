@@ -1269,6 +1269,25 @@ def test_plan_compiles_all_phases_for_a_tpu(folders, tmp_path):
   assert "--micro_batch_size=4" in done.stdout.splitlines()[-1]
 
 
+def test_bytes_of_a_program_are_those_that_cross_to_hbm():
+  blocks = {"gathered": """
+    %p0 = bf16[1000,128]{1,0} parameter(0)
+    %p1 = s32[8]{0} parameter(1)
+    ROOT %rows = bf16[8,128]{1,0} gather(%p0, %p1), slice_sizes={1,128}""", "entry": """
+    %table = bf16[1000,128]{1,0} parameter(0)
+    %ids = s32[8]{0} parameter(1)
+    %cache = bf16[64,128]{1,0} parameter(2)
+    %zero = s32[]{:S(6)} constant(0)
+    %start = ((bf16[1000,128]{1,0}), bf16[500,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%table), slice={[0:500], [0:128]}
+    %half = bf16[500,128]{1,0:T(8,128)S(1)} slice-done(%start)
+    %rows = bf16[8,128]{1,0} fusion(%table, %ids), kind=kCustom, calls=%gathered
+    %product = f32[8,500]{1,0:S(1)} dot(%rows, %half), metadata={op_name="a = dot(%rows)"}
+    %out = (f32[8,500]{1,0}, f32[8,500]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%product)
+    %written = bf16[64,128]{1,0} dynamic-update-slice(%cache, %rows, %zero, %zero)"""}
+  half, rows, ids, product = 500 * 128 * 2, 8 * 128 * 2, 8 * 4, 8 * 500 * 4
+  assert sft.hbm_bytes(blocks, "entry") == half + (rows + ids + rows) + rows + product + rows  # fetched, gathered, read, written, updated
+
+
 # --- The optimiser and the loss, against float64 NumPy ---
 
 
