@@ -1050,8 +1050,8 @@ def topology_devices(name: str) -> list[Any]:
     raise ValueError(f"--plan_topology={name} must be CHIP:SHAPE with CHIP one of {', '.join(CHIPS)}, as in v5e:2x4")
   if importlib.util.find_spec("libtpu") is None:
     raise ValueError('--plan needs the TPU compiler, though no TPU: pip install "libtpu==0.0.42.*"')
-  # libtpu reads these when it is loaded; without them it looks for the machine's own TPU first.
-  os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-8")
+  # libtpu reads these when it is loaded; without them it looks for the machine's own TPU first, and lets one process at a time compile.
+  os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost", TPU_ACCELERATOR_TYPE="v5litepod-8", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
   from jax.experimental import topologies  # pylint: disable=g-import-not-at-top
   try:
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
