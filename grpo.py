@@ -149,7 +149,7 @@ class SharedPrefillRollout(base_rollout.BaseRollout):
     completions = self.sampler(
         ids, max_prompt_length=rollout_config.max_prompt_length, max_completion_length=rollout_config.max_tokens_to_generate, num_generations=self._num_generations,
         temperature=rollout_config.temperature, seed=rollout_config.seed)
-    padded = sft.pad(ids, rollout_config.max_prompt_length, self.pad_id(), left=True)
+    padded, _ = sft.pad(ids, rollout_config.max_prompt_length, self.pad_id(), left=True)
     return base_rollout.RolloutOutput(
         text=[c.text for c in completions], logits=None, tokens=[c.ids for c in completions],
         left_padded_prompt_tokens=np.repeat(padded, self._num_generations, axis=0), logprobs=[c.logps for c in completions])

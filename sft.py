@@ -201,6 +201,7 @@ class Compilations:
 
   def __init__(self):
     self.programs = self.seconds = self.cached = 0
+    self._found = False  # the program that is being got was on disk
     jax.config.update("jax_compilation_cache_dir", str(data.CACHE / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     jax.monitoring.register_event_duration_secs_listener(self._note)
@@ -208,9 +209,11 @@ class Compilations:
 
   def _note(self, event: str, seconds: float = 0.0, **unused: Any) -> None:
     if event == "/jax/compilation_cache/cache_hits":
-      self.cached += 1
-    elif event == "/jax/core/compile/backend_compile_duration" and seconds > 1:  # the many small ones are not worth a word
-      self.programs, self.seconds = self.programs + 1, self.seconds + seconds
+      self.cached, self._found = self.cached + 1, True
+    elif event == "/jax/core/compile/backend_compile_duration":  # of one that was found, too: then it is the time to load it
+      if seconds > 1 and not self._found:  # the many small ones are not worth a word
+        self.programs, self.seconds = self.programs + 1, self.seconds + seconds
+      self._found = False
 
   def __str__(self) -> str:
     """-> "5 programs compiled in 41 s, 3 from the cache, peak memory 2.9 GB" """
@@ -544,26 +547,22 @@ def bucket(length: int, limit: int) -> int:
   return min(limit, -(-length // size) * size)
 
 
-def pad(rows: Sequence[Sequence[int]], length: int, value: int, left: bool = False) -> np.ndarray:
-  """Rows as one int32 array [B, length], padded on the right or the left."""
-  out = np.full((len(rows), length), value, np.int32)
+def pad(rows: Sequence[Sequence[int]], length: int, value: int, left: bool = False) -> tuple[np.ndarray, np.ndarray]:
+  """Rows as one int32 array [B, length], padded on the right or the left, and the places that they fill, bool [B, length]."""
+  out, mask = np.full((len(rows), length), value, np.int32), np.zeros((len(rows), length), bool)
   for i, row in enumerate(rows):
-    start = length - len(row) if left else 0
-    out[i, start:start + len(row)] = row
-  return out
+    places = slice(length - len(row), None) if left else slice(len(row))
+    out[i, places], mask[i, places] = row, True
+  return out, mask
 
 
 def make_batch(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int, max_prompt: int, max_target: int, trim: bool = True) -> dict[str, np.ndarray]:
   """One batch: prompt_ids, prompt_mask [B, P] (padded on the left) and completion_ids, completion_mask [B, T], as long as needed or, without `trim`, as allowed."""
   p = bucket(max(map(len, prompts)), max_prompt) if trim else max_prompt
   t = bucket(max(1, *map(len, targets)), max_target) if trim else max_target
-  lengths = np.array([len(x) for x in targets])
-  return {
-      "prompt_ids": pad(prompts, p, pad_id, left=True),
-      "prompt_mask": np.arange(p)[None] >= p - np.array([len(x) for x in prompts])[:, None],
-      "completion_ids": pad(targets, t, pad_id),
-      "completion_mask": np.arange(t)[None] < lengths[:, None],
-  }
+  prompt_ids, prompt_mask = pad(prompts, p, pad_id, left=True)
+  completion_ids, completion_mask = pad(targets, t, pad_id)
+  return {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completion_ids, "completion_mask": completion_mask}
 
 
 def length_grouped_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -895,8 +894,7 @@ class Sampler:
     # Rows beyond the last repeat the first prompt and are thrown away.
     padded = list(prompts) + [prompts[0]] * (-len(prompts) % size)
     p = bucket(max(map(len, padded)), max_prompt_length)
-    ids = pad(padded, p, self.tokenizer.pad_token_id, left=True)
-    mask = np.arange(p)[None] >= p - np.array([len(x) for x in padded])[:, None]
+    ids, mask = pad(padded, p, self.tokenizer.pad_token_id, left=True)
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(len(padded) * num_generations))
     # Arrays alone, so that every merge makes variables of its own: with rematerialisation those of an outer trace cannot be used in the loop.
     state = nnx.to_pure_dict(nnx.state(self.model))
