@@ -416,11 +416,11 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
       nnx.to_pure_dict(nnx.state(model)), prompts["prompt_ids"], prompts["prompt_mask"],
       jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=prompts["prompt_ids"].sharding), 1.0,
       num_generations=g, max_new_tokens=t, greedy=False, top_k=None, top_p=1.0)
-  step, arguments = sft.keep_frozen_in_place(trainer, fv.lora_rank)
+  lower_update = sft.keep_frozen_in_place(trainer, fv.lora_rank)
   return {
       "rollout": (rollout, rows, 1, reference + optimizer),
       **({"reference": (lambda: jit_logps(model, fv.temperature).lower(nnx.state(model), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
-      "update": (lambda: step.lower(*arguments(batch)), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference)}
+      "update": (lambda: lower_update(batch), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference)}
 
 
 # --- Main -------------------------------------------------------------------------------------------------------------

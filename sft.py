@@ -972,13 +972,13 @@ def make_optimizer(fv: absl_flags.FlagValues) -> tuple[optax.GradientTransformat
   return with_float32_master(optax.chain(clip, adamw)), schedule
 
 
-def keep_frozen_in_place(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+def keep_frozen_in_place(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> Callable[[Any], Any]:
   """Has Tunix's train step hand back only what it changes: nnx.jit hands back the frozen weights, too, a copy of them for every micro-batch.
 
   Tunix takes the step from create_train_step_fn as it is when `train` is told to skip its own jit. Call once the loss is set.
 
   Returns:
-    (the jitted step, its arguments for a batch)
+    a function that lowers the step for a batch, for the plan.
   """
   train_step, model, optimizer = trainer.create_train_step_fn(), trainer.model, trainer.optimizer
   graphdefs = nnx.graphdef(model), nnx.graphdef(optimizer)
@@ -1000,7 +1000,7 @@ def keep_frozen_in_place(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> t
     return out
 
   trainer.create_train_step_fn = lambda: step
-  return jitted, arguments
+  return lambda batch: jitted.lower(*arguments(batch))
 
 
 def update(trainer: peft_trainer.PeftTrainer, micro_batches: Sequence[Any], train: Callable[[list[Any]], None] | None = None) -> dict[str, float]:
@@ -1216,8 +1216,8 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
   """The one phase of a step here, for `plan`."""
   trainer = abstract_trainer(fv, mesh).with_loss_fn(sft_loss).with_gen_model_input_fn(lambda batch: {"batch": batch})
   batch = abstract_batch(fv, mesh, fv.micro_batch_size, weights=(fv.max_completion_length,))
-  step, arguments = keep_frozen_in_place(trainer, fv.lora_rank)
-  return {"update": (lambda: step.lower(*arguments(batch)), fv.micro_batch_size, fv.batch_size // fv.micro_batch_size, 0)}
+  lower = keep_frozen_in_place(trainer, fv.lora_rank)
+  return {"update": (lambda: lower(batch), fv.micro_batch_size, fv.batch_size // fv.micro_batch_size, 0)}
 
 
 # --- Main -------------------------------------------------------------------------------------------------------------
