@@ -148,6 +148,7 @@ _SCALES = {"hundred": 100, "dozen": 12, "k": 10**3, "thousand": 10**3, "million"
 _WORDS = {w: i for i, w in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split())}
 _WORDS |= {w: 10 * i for i, w in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _PARTS = {w: i for i, w in enumerate("half third quarter fifth sixth seventh eighth ninth tenth".split(), 2)} | {"halve": 2, "fourth": 4}
+_COUNTS = _WORDS | _PARTS | {"dozen": 12, "pair": 2, "twice": 2, "double": 2, "triple": 3}  # number words to compute with
 # Words that can't be part of a unit: they make another claim of the number, a second number, or take it back.
 _NOT_UNITS = set("""or and not no nor but is are was isn't isnt to than less more fewer greater about approximately approx around wait actually maybe either
     between minus plus time times divided remainder if unless except wrong incorrect false true yes least most at over under above below up then though
@@ -560,8 +561,13 @@ _SALAD = {(a, b) for befores, afters in (
 def _stem(word):
   """What a word says: its first five letters, a number's plain digits, "" for words that say nothing. "boxes" -> "boxe", "1,200.00" -> "1200" """
   if word[0].isdigit():
-    return re.sub(r"\.?0*$", "", word) if "." in word else word.replace(",", "")
+    word = word.replace(",", "")
+    return re.sub(r"\.?0*$", "", word) if "." in word else word
   return word[:5].rstrip("s") if 2 < len(word) < 20 and word not in _FUNCTION and word not in _MARKERS else ""
+
+
+def _numbers(text):
+  return {_stem(w) for w in _WORD.findall(text) if w[0].isdigit()}
 
 
 class Text:
@@ -572,6 +578,11 @@ class Text:
     self.sentences = [(s, words, set(filter(None, map(_stem, words)))) for s in split(self.text) if (words := _WORD.findall(s.lower()))]
     self.words = [w for _, words, _ in self.sentences for w in words]
     self.stems = set().union(*(stems for _, _, stems in self.sentences))
+
+  @functools.cached_property
+  def numbers(self):
+    """Its numbers, in figures or in words. "Half of seven boxes of 12" -> {"2", "7", "12"}"""
+    return _numbers(self.text) | {str(_COUNTS[w]) for w in self.words if w in _COUNTS}
 
   @functools.cached_property
   def triples(self):
@@ -664,7 +675,8 @@ class Row:
 
   A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that
   holds) and shares a word or number with the prompt, the answer or a step before; the last sentence, if it ends at the answer, is one too. Filler,
-  repetition, parroting, gibberish, an essay on something else and sprayed numbers are none.
+  repetition, parroting, gibberish, an essay on something else and sprayed numbers are none. Where the prompt gives numbers, an equation counts only if
+  it computes with one of them or of an equation before: otherwise the cheapest trace is "2*2=4", which a policy finds before it learns to compute.
   """
 
   def __init__(self, prompt, completion, answer, task, confidence, verdict=None):
@@ -678,10 +690,18 @@ class Row:
     said = {_stem(w) or w for w in self.answer.words[:4]}
     self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:])
     self.steps = self.fresh = self.held = spent = restated = 0
-    self.shown = False  # whether an equation that holds ends at the answer
+    self.shown = self.idle = False  # whether an equation that holds ends at the answer; whether one computes with nothing given
+    given = set(self.prompt.numbers)
     known, seen, touched, linked, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), set(), {}
     for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
       stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
+      for sides in list(stated) if given else ():
+        operands, result = map(_numbers, sides[::-1] if _RESULT.fullmatch(sides[0]) else sides)  # 42 = 6 * 7, 6 * 7 = 42
+        if given.isdisjoint(operands):
+          self.idle = True
+          del stated[sides]
+        else:
+          given |= result
       unseen, right, numbers = stems - seen, sum(stated.values()), len(stems) - sum(map(str.isalpha, stems))
       new = sum(map(str.isalpha, unseen))
       new += 2 * (new < len(unseen) and any(map(str.isalpha, stems & known)))  # a number, of something that is spoken of
@@ -739,7 +759,7 @@ def trace(row):
   0.4 to 0.7 if it takes up none or one of the question's words.
   "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 0.93; "First, step 1. Then, step 2. Therefore, done." -> 0"""
   substance = min(1.0, (row.fresh + 3 * min(row.held, 2) + row.shown) / 6)
-  true = row.held / row.stated if row.stated else 1.0
+  true = row.held / row.stated if row.stated else 0.0 if row.idle else 1.0
   merit = substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
   return 0.8 * merit + 0.1 * coherence(row) + 0.1 * clarity(row)  # the last two tell traces apart that merit everything, or nothing
 

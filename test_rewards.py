@@ -455,6 +455,32 @@ def test_short_and_honest_beats_its_hacks(preset, question, trace, answer, refer
   assert [text for t, text in hacks if rewards.score(question, made(text, t), reference, task, preset)["total"] >= honest] == []
 
 
+SHEETS = "Fred had 212 sheets of paper. He received another 307 sheets of paper from Jane and gave Charles 156 sheets of paper. How many sheets of paper does Fred have left?"
+IDLE = [  # equations that hold and say nothing of the question, as Gemma 3 270M wrote them after 47 steps of mathematics with the rubric preset
+    "Since he received another 307 sheets, he has 2*3=6 sheets.\nHis total number of sheets is 2*2=4 sheets.",
+    "Since the total number of pages is 2*2=4 sheets,\nso he had 2*3=6 sheets of paper.\nThat means he has 2*4=8 sheets.",
+    "He was given 156*2=204 sheets of paper.\nThus, there were 2*2=4 sheets of paper left.", "He had 4 = 2*2 sheets and 9 = 3*3 sheets."]
+TRIED = [  # computes with the question's numbers, and fails
+    "He had 212 + 307 = 519 sheets of paper.\nThen he had 519 - 156 = 353 sheets left.", "He had 307 - 156 = 151 sheets from Jane.\nSo he has 151 * 2 = 302 sheets.", "Fred had 519 = 212 + 307 sheets.\nHe gave away 519 / 2 = 4."]
+
+
+@pytest.mark.parametrize("preset", [name for name, weights in rewards.PRESETS.items() if "trace" in weights])
+@pytest.mark.parametrize("idle", IDLE)
+@pytest.mark.parametrize("tried", TRIED)
+def test_an_attempt_beats_equations_that_compute_with_nothing_given(preset, idle, tried):
+  attempt, free = (rewards.score(SHEETS, made("4", trace), "363", "math", preset) for trace in (tried, idle))
+  assert attempt["trace"] > free["trace"] and attempt["total"] > free["total"]
+
+
+@pytest.mark.parametrize("question,trace,answer", [
+    ("How many minutes are in 3 days?", "An hour has 60 minutes and a day 24 hours: 60 * 24 = 1440. Three days have 1440 * 3 = 4320 minutes.", "4320"),  # constants first
+    ("Half of seven dozen eggs are white. How many are white?", "There are 7 * 12 = 84 eggs, and 84 / 2 = 42 are white.", "42"),  # numbers in words
+    ("A ball costs $1,200.50 and a net 40% of it. What does the net cost?", "The net costs 1200.5 * 0.4 = 480.20 dollars.", "480.20"),
+    ("How many days are in a leap year?", "A usual year has 365 days, and a leap year 365 + 1 = 366 days.", "366")])  # nothing given
+def test_honest_equations_are_tied_to_the_question(question, trace, answer):
+  assert rewards.score(question, made(answer, trace), answer, "math")["trace"] > 0.85
+
+
 TRACES = ["", "x", "Seven boxes of six eggs make 6 * 7 = 42 eggs.", "Each box has six eggs. There are seven boxes. So 6 * 7 = 42 eggs in all. Confidence: 100%", "Confidence: 0%", "asdf " * 40,
           "First I count the eggs in one box, which is six. Then seven boxes hold 6 * 7 = 42 eggs, and 42 / 7 = 6 confirms it."]
 ANSWERS = ["42", "42.0 eggs", "forty-two", "41", "43", "40 or 42", "", "yes", "100", "44 eggs"]
