@@ -755,8 +755,8 @@ def approximate_format(row):
 
 def trace(row):
   """Reasoning quality: 0.8 merit + 0.1 coherence + 0.1 clarity. Merit is substance (new words and equations that hold, in steps; six words, or two
-  equations, are enough) times the share of the trace that is steps, the share of equations that hold, coherence, 0.6 if it does not end at the answer,
-  0.4 to 0.7 if it takes up none or one of the question's words.
+  equations, are enough) times the share of the trace that is steps, the share of equations that hold (0 if all compute with nothing given), coherence,
+  0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
   "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 0.93; "First, step 1. Then, step 2. Therefore, done." -> 0"""
   substance = min(1.0, (row.fresh + 3 * min(row.held, 2) + row.shown) / 6)
   true = row.held / row.stated if row.stated else 0.0 if row.idle else 1.0
