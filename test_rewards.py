@@ -456,7 +456,7 @@ def test_short_and_honest_beats_its_hacks(preset, question, trace, answer, refer
 
 
 SHEETS = "Fred had 212 sheets of paper. He received another 307 sheets of paper from Jane and gave Charles 156 sheets of paper. How many sheets of paper does Fred have left?"
-IDLE = [  # equations that hold and say nothing of the question, as Gemma 3 270M wrote them after 47 steps of mathematics with the rubric preset
+IDLE = [  # equations that hold and say nothing of the question; Gemma 3 270M wrote the first three, after 47 steps with the rubric preset
     "Since he received another 307 sheets, he has 2*3=6 sheets.\nHis total number of sheets is 2*2=4 sheets.",
     "Since the total number of pages is 2*2=4 sheets,\nso he had 2*3=6 sheets of paper.\nThat means he has 2*4=8 sheets.",
     "He was given 156*2=204 sheets of paper.\nThus, there were 2*2=4 sheets of paper left.", "He had 4 = 2*2 sheets and 9 = 3*3 sheets."]
