@@ -676,7 +676,7 @@ class Row:
   A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that
   holds) and shares a word or number with the prompt, the answer or a step before; the last sentence, if it ends at the answer, is one too. Filler,
   repetition, parroting, gibberish, an essay on something else and sprayed numbers are none. Where the prompt gives numbers, an equation counts only if
-  it computes with one of them or of an equation before: otherwise the cheapest trace is "2*2=4", which a policy finds before it learns to compute.
+  it computes with one of them or the result of one that does: otherwise the cheapest trace is "2*2=4", which a policy finds before it learns to compute.
   """
 
   def __init__(self, prompt, completion, answer, task, confidence, verdict=None):
