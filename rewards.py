@@ -582,7 +582,7 @@ class Text:
   @functools.cached_property
   def numbers(self):
     """Its numbers, in figures or in words. "Half of seven boxes of 12" -> {"2", "7", "12"}"""
-    return _numbers(self.text) | {str(_COUNTS[w]) for w in self.words if w in _COUNTS}
+    return {stem for stem in self.stems if stem[0].isdigit()} | {str(_COUNTS[w]) for w in self.words if w in _COUNTS}
 
   @functools.cached_property
   def triples(self):
