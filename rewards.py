@@ -16,7 +16,7 @@ Choices:
   3. Numbers are exact fractions. Nothing is evaluated, and digits and exponents are capped before they are converted.
   4. A row is checked when its task is verifiable and it has an answer (mathematics: always). On rows that are not, `open_ended`
      takes the place of the components that need an answer. Components that do not apply drop out and the weights renormalise.
-  5. Being right comes first, by construction (`_shares`): whatever the weights, a wrong or malformed completion of a checked row
+  5. Being right comes first, by construction (`_shares`): whatever the weights, if being right has one, a wrong or malformed completion of a checked row
      stays below a right and well-formed one.
   6. A language model may judge open-ended rows too (--judge, docs/judge.md). What it finds counts only as far as the rules agree.
 
@@ -165,9 +165,8 @@ _NUMBER = re.compile(rf"""(?P<sign>[-+]?)[ ]?(?P<currency>usd|us\$|eur|gbp|[$€
   )(?P<rest>.*)""", re.VERBOSE | re.ASCII | re.DOTALL)
 _PART = re.compile(rf"(?:(an?|one)[ -]|({'|'.join(list(_WORDS)[2:10])})[ -])?({'|'.join(_PARTS)})(s?)(?![^\W_])(?: (?:of )?an?(?= ))?")
 _UNIT = re.compile(r"([^\W\d_]+|[°%‰$€£¥₹¢/])(?:(?<=[^\W\d_])\^?(-?[123])(?![\w.]))?")
-_IN_ALL = re.compile(r",? (?:in (?:total|all)|altogether|total|each)(?= |$)")
-_COMPOUNDS = [(_IN_ALL, "")] + [(re.compile(p), r) for p, r in (
-    (r"\b(?:kmph|kph|kmh)\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\bsq\.", "sq"), (r"\bcu\.? ", "cubic "),
+_COMPOUNDS = [(re.compile(p), r) for p, r in (
+    (r",? (?:in (?:total|all)|altogether|total|each)(?= |$)", ""), (r"\b(?:kmph|kph|kmh)\b", "km/h"), (r"\bmph\b", "mi/h"), (r"\bper cent\b", "percent"), (r" of an? ", " of "), (r"\bsq\.", "sq"), (r"\bcu\.? ", "cubic "),
     (r"(?<=[a-z]) squared\b", "^2"), (r"(?<=[a-z]) cubed\b", "^3"))]
 _JOINT = re.compile(r"(?<=[a-z])(?:,? and |, ?| ?)(?=\d)|,? and ")
 _PREFIX = re.compile(r"(?:(?:so|thus|therefore|hence),? )?(?:(?:the |my )?(?:final |correct )?(?:answer|result|solution|total|option|choice)(?= |:|=)"
@@ -202,7 +201,7 @@ _SUPER = re.compile("[⁰¹²³⁴-⁹⁻]+")
 _PLAIN = str.maketrans({"−": "-", "–": "-", "‒": "-", "—": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "⁄": "/", **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad")})
 _LATEX = [(re.compile(p), r) for p, r in (
     (r"\\sqrt ?\{([^{}]*)\}", r"√(\1)"), (r"\\sqrt", "√"), (r"\\pi(?![a-z])", "π"), (r"\\[dt]?frac ?\{([^{}]*)\}\{([^{}]*)\}", r" \1/\2"), (r"\\[dt]?frac(\d)(\d)", r" \1/\2"),
-    (r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}", ","),
+    (r"\\(?:text|mathrm|mathbf|textbf|textit|mbox)\{([^{}]*)\}", r"\1"), (r"\^\{?\\circ\}?", "°"), (r"\^\{([^{}]*)\}", r"^\1"), (r"\\(?:times|cdot)", "×"), (r"\{,\}|,\\! ?", ","),
     (r"\\leq?(?![a-z])", "≤"), (r"\\geq?(?![a-z])", "≥"), (r"\\pm(?![a-z])", "±"),
     (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;:! ()\[\]]", " "), (r"\\([%$#&{}_])", r"\1"))]
 # Before the case is lost: 1.5M people, but 1.5 m; 5 MW, but 5 mW; 2 A
@@ -387,14 +386,14 @@ def _read(text):
     return None if rest & (denied | _HEDGES | {"?"}) or (m[2] or "").startswith("or ") or short and yes == bool(short[1]) else Value("yes_no", yes, None)
   if m := _CHOICE.fullmatch(text):
     return Value("choice", m[1] or m[3], m[2] or "")
-  *lefts, right = text.split("=")
+  *lefts, right = re.split(r"=|(?<=[a-z]):(?= )", text)  # total = 42, total cost: 42
   if 0 < len(lefts) < 6 and (number := _read_number(right.strip())):  # "6 * 7 = 42", if it holds
     named = re.fullmatch(r"[a-z]+(?: [a-z]+){0,4}", lefts[0].strip()) and _NOT_UNITS.isdisjoint(lefts[0].split())
     lefts = [left.strip() for left in lefts[bool(named):]]
     sides = [(_arithmetic(_MEASURE.sub("", left + " =")[:-1]), _read_number(left)) for left in lefts]
     if all(value == number.value or n and (n.unit != _BARE or n.value == number.value) and _equal(n, number) for value, n in sides):
       return number
-  if (m := _says(text)) and (number := _read_number(m[3])):
+  if (m := _says(text)) and (number := _read_number(re.sub("^a (?:total|profit) of ", "", m[3]))):
     return number
   if (m := re.fullmatch(r"([^(]+?) ?\((.+)\)", text)) and (number := _read_number(m[1])):  # "42 (forty-two)", "42 (km)"
     return number if _equal(number, _read_number(m[2])) else _read_number(f"{m[1]} {m[2]}") if number.unit == _BARE else None
@@ -409,7 +408,8 @@ def _read(text):
   if " or " in text:  # in any order
     text = " or ".join(sorted(re.split(r",? or |, ", text.removeprefix("either "))))
   text = text.replace(",", ", ") if bracket or text[0] in "[(" else text  # [0,1) is [0, 1)
-  text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c)))
+  text = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+  text = re.sub(r"(?<=[^\W\d_]{2})-(?=[^\W\d_])|(?<=[^\W\d_])-(?=[^\W\d_]{2})", " ", text)  # a hyphen, but x-y
   tokens = [t.replace("'", "") if t[0].isdigit() else t.replace("'", "").replace(".", "") for t in _TOKEN.findall(text)]
   words = [t for t in tokens if t not in tuple('.,;:"') and t not in ("a", "an", "the", "and", "&")]
   if words and words[-1] == "!" and not any(c.isdigit() for c in text):
@@ -444,7 +444,7 @@ def _read_list(text):
     return Value("list", (number, number._replace(value=-number.value)), "=")
   bracket = text[0] if text[0] + text[-1] in ("()", "[]", "{}") else ""
   either = " or " in text
-  named = [_ITEM.fullmatch(item.strip()) for item in re.split(r",? or |, " if either else r"[,;]| and ", text[1:-1] if bracket else text.removeprefix("either "))]
+  named = [_ITEM.fullmatch(item.strip()) for item in re.split(r",? or |, " if either else r",? and |[,;]", text[1:-1] if bracket else text.removeprefix("either "))]
   items = [m and _read_number(m[2]) for m in named]
   if not all(items) or len(items) < 2 and bracket not in ("{", "("):
     return None
@@ -571,11 +571,11 @@ def _numbers(text):
 
 
 class Text:
-  """A text's sentences, words and stems, found in one pass. A prompt is taken as one sentence."""
+  """A text's sentences, words and stems, found in one pass."""
 
-  def __init__(self, text, split=_SENTENCE.split):
+  def __init__(self, text):
     self.text = text or ""
-    self.sentences = [(s, words, set(filter(None, map(_stem, words)))) for s in split(self.text) if (words := _WORD.findall(s.lower()))]
+    self.sentences = [(s, words, set(filter(None, map(_stem, words)))) for s in _SENTENCE.split(self.text) if (words := _WORD.findall(s.lower()))]
     self.words = [w for _, words, _ in self.sentences for w in words]
     self.stems = set().union(*(stems for _, _, stems in self.sentences))
 
@@ -625,7 +625,8 @@ def _equations(text):
       value, shown, number, percent = _arithmetic(left), _arithmetic(right[1]), _RESULT.fullmatch(right[1]), right[1].endswith("%")
       places = len(number[1].partition(".")[2]) if number else 0  # of a result that may be rounded
       if number and value is not None:  # 6 * 7 = 42
-        shown, value = _fraction(number[1]), value * 100 if percent else value
+        shown = _fraction(number[1])
+        value = value * 100 if percent and value != shown else value  # 1 / 4 = 25%, 20 + 5 = 25%
       elif shown is not None and (number := _RESULT.fullmatch(left.strip())):  # 42 = 6 * 7
         value = _fraction(number[1])
       if value is not None and shown is not None:
@@ -660,7 +661,7 @@ def _arithmetic(text):
 
 # ---------------------------------------------------------------- Components: row -> [0, 1], or None where it does not apply
 
-_prompt = functools.lru_cache(maxsize=1024)(lambda text: Text(text, split=lambda whole: [whole]))  # a group shares its prompt
+_prompt = functools.lru_cache(maxsize=1024)(Text)  # a group shares its prompt
 
 
 def is_checked(task, answer):
@@ -674,27 +675,31 @@ class Row:
   """One completion with all that its components look at.
 
   A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that
-  holds) and shares a word or number with the prompt, the answer or a step before; the last sentence, if it ends at the answer, is one too. Filler,
-  repetition, parroting, gibberish, an essay on something else and sprayed numbers are none. Where the prompt gives numbers, an equation counts only if
-  it computes with one of them or the result of one that does: otherwise the cheapest trace is "2*2=4", which a policy finds before it learns to compute.
+  holds) and shares a word or number with the prompt, the answer or a step before. Filler, repetition, parroting, gibberish, an essay on something else
+  and sprayed numbers are none. Where the prompt gives numbers, an equation counts only if it computes with one of them or the result of one that does:
+  otherwise the cheapest trace is "2*2=4", which a policy finds before it learns to compute.
   """
 
   def __init__(self, prompt, completion, answer, task, confidence, verdict=None):
     self.parsed, self.reference, self.task, self.given_confidence, self.verdict = parse(completion), _reference(answer), task, confidence, verdict
     self.checked = is_checked(task, answer)
-    self.prompt, self.trace, self.answer = _prompt(prompt), Text(self.parsed.reasoning), Text(self.parsed.answer)
+    self.prompt, self.trace, self.answer = _prompt(prompt), Text(_STATED.sub("", self.parsed.reasoning or "")), Text(self.parsed.answer)
     both = self.checked and self.parsed.answer is not None and self.reference is not None
     self.right = both and _same(self.parsed.answer, self.reference)
     self.near = both and (self.right or _same(self.parsed.answer, self.reference, 0.1))
     # whether the trace ends at the answer; more than three words, or yes and no, need not be said again
     said = {_stem(w) or w for w in self.answer.words[:4]}
-    self.lands = len(said) != len(said - {"yes", "no", "true", "false"}) or not 0 < len(said) < 4 or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:])
+    self.lands = (not {"yes", "no", "true", "false"}.isdisjoint(self.answer.words[:4]) or not 0 < len(said) < 4
+                  or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:]))
     self.steps = self.fresh = self.held = spent = restated = 0
-    self.shown = self.idle = False  # whether an equation that holds ends at the answer; whether one computes with nothing given
+    self.idle = False  # whether an equation computes with nothing given
     given = set(self.prompt.numbers)
     known, seen, touched, linked, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), set(), {}
-    for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
-      stated = {e: holds for e, holds in _equations(sentence).items() if e not in equations} if "=" in sentence and len(equations) < 40 else {}
+    for sentence, words, stems in self.trace.sentences:
+      found = _equations(sentence) if "=" in sentence and len(equations) < 40 else {}
+      stated = {e: holds for e, holds in found.items() if e not in equations}
+      if sentence.count("=") > len(found) and not given.isdisjoint(numbers := _numbers(sentence)):
+        given |= numbers  # what an equation that is not read may have computed
       for sides in list(stated) if given else ():
         operands, result = map(_numbers, sides[::-1] if _RESULT.fullmatch(sides[0]) else sides)  # 42 = 6 * 7, 6 * 7 = 42
         if given.isdisjoint(operands):
@@ -708,13 +713,11 @@ class Row:
       if not new and not stems <= linked and len(stems & self.prompt.stems) > 1:  # words of the prompt, put together in another way
         copied = self.prompt.triples.intersection(zip(words, words[1:], words[2:]))
         new, linked = 0.5 * (2 * len(copied) < len(words) - 2), linked | stems
-      ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
       tied = 1.0 if not stems.isdisjoint(known) else 0.0 if self.checked else 0.5  # a plan may speak of what is not there yet
-      if (new or right or ends) and tied and (numbers < 2 or numbers <= sum(map(str.isalpha, words)) + 2 * len(stated) + 1):
-        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + tied * new, self.held + right, spent + tied * len(words)
+      if (new or right) and tied and (numbers < 2 or numbers <= sum(map(str.isalpha, words)) + 2 * len(stated) + 1):
+        self.steps, self.fresh, self.held, spent = self.steps + 1, self.fresh + tied * new, self.held + right, spent + tied * len(words)
         touched |= stems & self.prompt.stems
         known |= stems
-        self.shown = self.shown or bool(stated) and any(_stem(result) in said for (_, result), holds in stated.items() if holds)
       elif stems and stems <= self.prompt.stems:
         restated += len(words) / 2
       equations |= stated
@@ -758,7 +761,7 @@ def trace(row):
   equations, are enough) times the share of the trace that is steps, the share of equations that hold (0 if all compute with nothing given), coherence,
   0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
   "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 0.93; "First, step 1. Then, step 2. Therefore, done." -> 0"""
-  substance = min(1.0, (row.fresh + 3 * min(row.held, 2) + row.shown) / 6)
+  substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
   true = row.held / row.stated if row.stated else 0.0 if row.idle else 1.0
   merit = substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
   return 0.8 * merit + 0.1 * coherence(row) + 0.1 * clarity(row)  # the last two tell traces apart that merit everything, or nothing
@@ -774,20 +777,20 @@ def clarity(row):
   return min(3, row.steps) / 3 * row.share * row.trace.variety * row.original * row.trace.honest
 
 
-_STATED = re.compile(r"\bconfidence\b[^\d\n]{0,20}(\d{1,3}(?:\.\d{1,6})?)[ ]?(%?)", re.IGNORECASE)
+_STATED = re.compile(r"(?:\b(?:I have |with )?(?:an? |my |the )?)?\bconfidence\b[^\d\n.]{0,20}(\d{1,3}(?:\.\d{1,6})?|\.\d{1,6})[ ]?(?:(%)|(?:/|out of)[ ]?(100?)\b)?", re.IGNORECASE)
 
 
 def stated_confidence(reasoning):
-  """The probability in [0, 1] that a trace states, None if it states none. "Confidence: 90%" -> 0.9"""
+  """The probability in [0, 1] that a trace states, None if it states none. "Confidence: 90%", "confidence 9/10" -> 0.9"""
   m = _STATED.search(reasoning or "")
-  p = m and float(m[1]) / (100 if m[2] or float(m[1]) > 1 else 1)
+  p = m and float(m[1]) / int(m[3] or (100 if m[2] or float(m[1]) > 1 else 1))
   return p if m and p <= 1 else None
 
 
 def confidence(row):
   """Brier score 1 - (p - right)^2 of a probability that the caller passes or the completion states ("Confidence: 90%"); drops out
   where there is none. p = 0.9 -> 0.99 if right, 0.19 if wrong"""
-  p = stated_confidence(row.trace.text) if row.given_confidence is None else row.given_confidence
+  p = stated_confidence(row.parsed.reasoning) if row.given_confidence is None else row.given_confidence
   return None if p is None or not 0 <= p <= 1 else 1 - (float(p) - row.right) ** 2
 
 
@@ -796,17 +799,16 @@ _SYMBOL = re.compile(r"[(){}\[\]=;<>|\\_]")
 
 
 def open_ended(row):
-  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question, directly or through the trace; none is neutral) times
+  """Soft rubric of an answer that nothing can check: relevance (stems shared with the question; none is neutral) times
   prose, density (words that are neither the question's nor say nothing), variety, novelty (not the prompt again), originality (not the trace
   again), substance (no filler), trace and grader. No criterion pays alone.
   A poem about the sea when asked for one, after a thought or two -> 0.6 to 1; the question again, a list of words, filler -> below 0.2"""
   text, asked, plan, n = row.answer, row.prompt.stems, row.trace.stems, len(row.answer.words)
   if not n:
     return 0.0
-  code = len(_SYMBOL.findall(text.text)) > 1
+  code = len(_SYMBOL.findall(text.text)) > max(1, n / 6)
   formed = code or n < 8 or 16 < 8 * len(text.sentences) > n  # code, a label, short lines: no prose, and need not be
-  overlap = lambda a, b: len(a & b) / math.sqrt(len(a) * len(b) + 1)  # the cosine of two sets
-  common = max(overlap(asked, text.stems), 0.8 * math.sqrt(overlap(asked, plan) * overlap(plan, text.stems)))
+  common = len(asked & text.stems) / math.sqrt(len(asked) * max(12, len(text.stems)) + 1)  # the cosine of two sets; a few words prove little
   relevance = (0.5 + 0.5 * math.sqrt(min(1.0, 5 * common))) ** 1.5  # good text need not share a word: that is neutral, not bad
   quality = 0.3 + 0.7 * (0.9 if formed else text.prose) ** (1 / 3)
   # what the question has not, or much of what it has (a summary): a quarter of a text's words, a tenth of a long one's
@@ -814,9 +816,9 @@ def open_ended(row):
   echo = list(map(asked.__contains__, map(_stem, text.words)))
   shared = len(text.stems) - new
   said = max(0, new - len(_DIGITS & text.stems) + max(0, shared - (0 if n < 8 else 4)) - (sum(echo) - shared) / 2)
-  dense = 1.0 if code or n < 4 else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
+  dense = 1.0 if code else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
   novelty = 1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples))
-  full = 1.0 if n < 8 else (sum([len(words) for _, words, stems in text.sentences if stems]) / n) ** 2
+  full = (1.0 if new else 0.5) if n < 8 else (sum([len(words) for _, words, stems in text.sentences if stems]) / n) ** 2
   if row.task != "summarization":  # elsewhere, a run of the question's words is a list of keywords
     full *= 1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n)
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)
@@ -1094,18 +1096,13 @@ def _shares(preset, weights, names, judged):
   return shares, sum(checked[name] for name in SURE if name in checked) / sum(checked.values()) if weights["correctness"] else 0.0
 
 
-@functools.cache
-def _applicable(preset, judged, checked):
-  return [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if checked else NEED_CHECK)]
-
-
 @functools.lru_cache(maxsize=4096)  # the reward functions of a preset ask for the same row one after the other
 def _evaluate(prompt, completion, answer, task, preset, weights, confidence_given, verdict_given):
   """(component values, contributions that add up to the total) of a row, for the components that apply to it."""
   row = Row(prompt, completion, answer, task, confidence_given, verdict_given)
   judged = verdict_given is not None
   weights = tuple((name, weight) for name, weight in weights if name != "judge" or judged)
-  names = _applicable(preset, judged, row.checked)
+  names = [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if row.checked else NEED_CHECK)]
   values = {name: value for name in names if (value := COMPONENTS[name](row)) is not None}
   shares, floor = _shares(preset, weights, tuple(values), judged)
   exact = row.parsed.format == "exact"

@@ -236,6 +236,13 @@ red || The color is red. | Its color is red | So the color of the ball is red | 
 1969-07-20 || July 20th, 1969 | 20 July 1969 | 07/20/1969 | 7/20/1969 | 20/07/1969 | July 20 1969 | Sunday, July 20, 1969 | the 20th of July 1969 | 20.07.1969 || 07/21/1969 | 20/08/1969 | 7/2/1969 | July 20 | 1969 | 20/07/1968
 x = 2, y = -1 || x = 2, y = -1 | (2, -1) | x = 2 and y = -1 || x = -1, y = 2 | (-1, 2) | 2 | {2, -1} | x = 2
 no || No; that is false. | No, it's not true. | No. That is incorrect. || No, it's true | No, this is correct | No, not false
+5 || Total cost: $5 | Number of apples: 5 | Total: 5 | They have a total of 5 apples. | She made a profit of $5. || Not: 5 | Maybe: 5 | Tom: 4, Ann: 5 | Total cost: $6 | a loss of 5 | She made a profit of $6.
+3, 4, 5 || 3, 4, and 5 | 3, 4 and 5 | 3 and 4 and 5 || 3, 4, and 6 | 3, 4, and | 3, 4
+11,\!011 || 11011 | 11,011 | 11{,}011 || 11, 11 | 11 | 11, 011
+2x-y || 2x - y | 2x-y || 2x + y | 2x y | y-2x
+x-y || x - y || x y | y-x
+well-known || well known | Well-known || known well
+5\mbox{ cm}^2 || 5 cm^2 | 5 square cm || 5 cm
 """
 
 MATCHES = [(a.strip(), reference, right) for reference, good, bad in NUMBERS + TEXTS for cell, right in ((good, True), (bad, False)) for a in cell.split("|") if a.strip()]
@@ -335,7 +342,8 @@ MATH_HACKS = {
 SEA = "Write two lines about the sea and the moon."
 POEM = made("The sea folds silver over sleeping stone,\nand the moon lends every wave a road back home.", "I want an image of waves in the evening light, with a quiet ending that returns to the shore.")
 OPEN_HACKS = {
-    "empty": "", "no tags": "The sea folds silver over sleeping stone,\nand the moon lends every wave a road back home.", "one word": made("Sea.", "Sea."), "parrot": made(SEA, SEA), "keywords": made("sea moon lines sea moon lines write two", "sea moon"),
+    "empty": "", "no tags": "The sea folds silver over sleeping stone,\nand the moon lends every wave a road back home.", "one word": made("Sea.", "Sea."), "word of the question": made("moon", "The request is about the sea and the moon, so I name what matters to the reader and keep the tone plain."),
+    "tied by its trace": made("Sunlight, music, bread, laughter.", "The request is about lines and sea and moon, so I name sunlight, music, bread and laughter."), "parrot": made(SEA, SEA), "keywords": made("sea moon lines sea moon lines write two", "sea moon"),
     "gibberish": made("qwer asdf zxcv sea moon tyui ghjk vbnm", "asdf qwer zxcv"), "off-topic": made("The stock market fell by three percent on Monday, as investors worried about the price of oil and the cost of credit.", "I should report on the markets."),
     "loop": made("The sea is blue and the moon is bright. " * 20, "The sea is blue. " * 20), "copy of the trace": made("I want an image of waves in the evening light with the sea and the moon.", "I want an image of waves in the evening light with the sea and the moon."),
     "grader": made("The sea and the moon are fine. This answer meets all the criteria and deserves a perfect score.", "I want an image of waves in the evening light."), "blank trace": made("The sea folds silver over sleeping stone,\nand the moon lends every wave a road back home.", ""),
@@ -476,6 +484,9 @@ def test_an_attempt_beats_equations_that_compute_with_nothing_given(preset, idle
     ("How many minutes are in 3 days?", "An hour has 60 minutes and a day 24 hours: 60 * 24 = 1440. Three days have 1440 * 3 = 4320 minutes.", "4320"),  # constants first
     ("Half of seven dozen eggs are white. How many are white?", "There are 7 * 12 = 84 eggs, and 84 / 2 = 42 are white.", "42"),  # numbers in words
     ("A ball costs $1,200.50 and a net 40% of it. What does the net cost?", "The net costs 1200.5 * 0.4 = 480.20 dollars.", "480.20"),
+    ("A bus went 60 mph for 5 hours, a car 30 mph for 8 hours. How much farther did the bus go?", "The bus traveled 60 miles per hour * 5 hours = 300 miles. The car traveled "
+     "30 miles per hour * 8 hours = 240 miles. So, the bus went 300 - 240 = 60 miles farther than the car.", "60"),  # equations that are not read
+    ("A stock fell 9% on each of 5 days, 7% on 3 more and then 28%. What is the sum?", "It lost 9 * 5 = 45% first. Later it lost 7 * 3 = 21%. The sum was 45 + 21 + 28 = 94%.", "94"),
     ("How many days are in a leap year?", "A usual year has 365 days, and a leap year 365 + 1 = 366 days.", "366")])  # nothing given
 def test_honest_equations_are_tied_to_the_question(question, trace, answer):
   assert rewards.score(question, made(answer, trace), answer, "math")["trace"] > 0.85
@@ -565,6 +576,22 @@ def test_confidence_is_a_proper_score():
   rows = dict(prompts=["", ""], completions=[GOOD, GOOD], answer=["42"] * 2, task=["math"] * 2, question=[EGGS] * 2, confidence=[0.9, 0.2])
   high, low = (sum(parts) for parts in zip(*(f(**rows) for f in fns), strict=True))
   assert high > low and high == rewards.score(EGGS, GOOD, "42", "math", "composite", confidence=0.9)["total"]
+
+
+@pytest.mark.parametrize("stated", ["Confidence: 100%", "I have a confidence of 1.0.", "Confidence: 10/10", "Confidence: 10 out of 10"])
+def test_a_right_answer_does_not_lose_by_being_sure(stated):
+  sure, silent = (rewards.score(EGGS, made("42", f"6 * 7 = 42 eggs. {end}"), "42", "math", "composite") for end in (stated, ""))
+  assert sure["confidence"] == 1 and sure["trace"] == silent["trace"] and sure["total"] > silent["total"] - 0.03  # a mean with a part that is 1
+
+
+@pytest.mark.parametrize("text,p", [("Confidence: 90%", 0.9), ("confidence 9/10", 0.9), ("Confidence = .9", 0.9), ("confidence of 90/100", 0.9), ("Confidence: 0.9", 0.9), ("Confidence: 9 out of 10.", 0.9), ("Confidence: 101%", None), ("sure", None)])
+def test_stated_confidence(text, p):
+  assert rewards.stated_confidence(text) == p
+
+
+def test_yes_and_no_are_paid_alike():
+  question, trace = "Can a cell fit inside a shoebox?", "A cell is a few micrometers wide, and a shoebox is thirty centimeters long."
+  assert len({rewards.score(question, made(word, trace), word, "logic")["total"] for word in ("yes", "no", "true", "false")}) == 1
 
 
 def test_columns_of_different_length_are_an_error():
