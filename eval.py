@@ -4,11 +4,11 @@ Greedy by default, as the hackathon's judges sample; --decoding names the other 
 task, with n and 95% intervals (docs/eval.md says how each is computed):
 
   format_exact     one reasoning block, one answer block, nothing else
-  format_partial   an answer can be read, the format is not exact; exact ones count too
+  format_partial   one of the two blocks can be read; exact ones count too
   exact            the answer equals the gold answer (rows with a gold answer of a verifiable task)
   partial          the answer is within 10% of the gold answer; exact ones count too
   exact_in_format  exact, among the completions of exact format
-  pass@k, majority with --samples=k: one of k completions is right, their most frequent answer is; pass@1 is their mean
+  pass@k, majority with --samples=k: one of k completions is right, their most frequent answer is; pass@1: the share that is
   brier            mean squared difference between confidence and being right, and reliability bins; see answer_confidence
   reward           the reward of rewards.py's router, as in the mixed leg, and its parts, which add up to it
   judge            share of the checklist that --judge finds met, mean over the open-ended rows that it answered for
@@ -20,12 +20,13 @@ task, with n and 95% intervals (docs/eval.md says how each is computed):
 and the paired differences of every two checkpoints. Prompts that the evaluated runs were trained on are counted and marked.
 
   python eval.py                                            # base and the legs found in runs/
-  python eval.py --data=gsm8k                               # GSM8K's test set, all 1319 problems
+  python eval.py --data=gsm8k                               # GSM8K's test set, all 1319 problems (long prompts: not for tiny)
   python eval.py --ckpt=base,runs/sft,runs/math --decoding=standard --samples=8
   python eval.py --ckpt=runs/mixed --interactive
 
-Writes eval.json and eval_samples.jsonl into the run folder of the last checkpoint named (into --out if only the base is).
-The samples are written batch by batch: stopped, by --max_hours or otherwise, the same command goes on behind the last one.
+Writes eval.json and eval_samples.jsonl into the run folder of the last checkpoint named, or into --out; what an evaluation
+before left there goes when this one is complete. The samples are written batch by batch: stopped, by --max_hours or
+otherwise, the same command goes on behind the last one.
 """
 from __future__ import annotations
 
@@ -33,6 +34,7 @@ import base64
 import bisect
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import html
@@ -87,14 +89,14 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("ckpt", None, "Run or step folders, comma-separated; base is the untouched model (default: base and the legs found in runs/).")
   string("model", None, "As in sft.py (default: the model of the checkpoints, else tiny).")
   string("data", None, "As in sft.py; of a file all rows are used." + by_model("data"))
-  integer("limit", 1500, "Prompts evaluated, at most; 0: all.")
+  integer("limit", 1500, "Prompts evaluated, at most; 0: all (of synthetic data, 1000).")
   integer("samples", 1, "Completions of each prompt, for pass@k and majority vote.")
-  string("out", "runs/base", "Folder for the results when no run folder is named in --ckpt, or it cannot be written.")
+  string("out", None, "Folder for the results (default: the run folder of the last checkpoint; runs/base if that is the base, or cannot be written).")
   rewards.define_judge_flags(fv)
   # How
   integer("max_prompt_length", None, "Tokens of a prompt; longer ones are dropped and counted." + by_model("max_prompt_length"))
   integer("max_completion_length", None, "Tokens of a completion." + by_model("max_completion_length"))
-  integer("batch_size", None, "Completions decoded at a time." + by_model("batch_size"))
+  integer("batch_size", None, "Completions decoded at a time, but at least --samples." + by_model("batch_size"))
   absl_flags.DEFINE_float("max_hours", 8.5, "Wall time from the start of main; what was decoded by then is kept.", flag_values=fv)
   absl_flags.DEFINE_enum("decoding", "greedy", list(DECODING), "How completions are drawn: " + "; ".join(
       f"{name}: " + ", ".join(f"{k} {v}" for k, v in preset.items()) for name, preset in DECODING.items()) + ".", flag_values=fv)
@@ -185,15 +187,13 @@ def wilson(share: float, n: int) -> list[float]:
 
 def majority(group: Sequence[dict[str, Any]]) -> bool:
   """Whether the most frequent answer among a prompt's completions is right; of answers equally frequent, the first counts."""
-  votes = []  # [an answer, the first sample that gives it, how many do]
+  votes, right = collections.Counter(), {}
   for sample in group:
-    answer = rewards.parse(sample["completion"]).answer
-    same = next((vote for vote in votes if answer and rewards.is_correct(sample["completion"], vote[0])), None)
-    if same:
-      same[2] += 1
-    elif answer:
-      votes.append([answer, sample, 1])
-  return bool(votes) and max(votes, key=lambda vote: vote[2])[1]["exact"]
+    if answer := rewards.parse(sample["completion"]).answer:
+      answer = next((other for other in votes if rewards.is_correct(sample["completion"], other)), answer)
+      votes[answer] += 1
+      right.setdefault(answer, sample["exact"])
+  return bool(votes) and right[votes.most_common(1)[0][0]]
 
 
 def measure(group: Sequence[dict[str, Any]]) -> dict[str, tuple[float, int]]:
@@ -204,9 +204,8 @@ def measure(group: Sequence[dict[str, Any]]) -> dict[str, tuple[float, int]]:
   values["brier"] = [None if None in (s["exact"], s["confidence"]) else (s["confidence"] - s["exact"]) ** 2 for s in group]
   if len(group) > 1:
     checked, n, right = group[0]["exact"] is not None, len(group), sum(s["exact"] or 0 for s in group)
-    for k in (1, n):  # unbiased (Chen et al. 2021): the share of the draws of k of the n completions in which one is right
-      values[f"pass@{k}"] = [1 - math.comb(n - right, k) / math.comb(n, k) if checked else None]
-    values["majority"] = [majority(group) if checked else None]
+    for name, value in (("pass@1", right / n), (f"pass@{n}", right > 0), ("majority", checked and majority(group))):
+      values[name] = [value if checked else None]
   known = {name: [v for v in vs if v is not None] for name, vs in values.items()}
   return {name: (float(sum(vs)), len(vs)) for name, vs in known.items()}
 
@@ -226,7 +225,8 @@ def summarise(groups: dict[str, list[list[dict[str, Any]]]], seed: int) -> list[
     seed: of the bootstrap.
   Returns:
     rows; a metric is None where it applies to nothing. With one completion per prompt a share has Wilson's interval; every other mean has that of
-    BOOTSTRAP resamples of the prompts. A difference is the mean over prompts and 1.96 of its standard errors.
+    BOOTSTRAP resamples of the prompts. A difference is the mean over prompts, its interval 1.96 standard errors to either side; for shares of one
+    completion per prompt with Agresti's and Min's correction, so that no difference seen is not taken for certainty.
   """
   rows, measured = [], {ckpt: [measure(group) for group in part] for ckpt, part in groups.items()}
   for ckpt, part in groups.items():
@@ -255,8 +255,11 @@ def summarise(groups: dict[str, list[list[dict[str, Any]]]], seed: int) -> list[
           both = (columns[name][:, 1] > 0) & (theirs[:, 1] > 0)
           if both.any():
             gain = columns[name][both, 0] / columns[name][both, 1] - theirs[both, 0] / theirs[both, 1]
-            half = 1.96 * gain.std() / len(gain) ** 0.5
-            differences[name] = [float(gain.mean()), float(gain.mean() - half), float(gain.mean() + half)]
+            pairs, total, squares = len(gain), gain.sum(), (gain ** 2).sum()
+            if name in SHARES and len(samples) == len(chosen):  # half a pair more of each of the four kinds (Agresti and Min 2005)
+              pairs, squares = pairs + 2, squares + 1
+            half = 1.96 * (max(0.0, squares / pairs - (total / pairs) ** 2) / pairs) ** 0.5
+            differences[name] = [float(gain.mean()), float(total / pairs - half), float(total / pairs + half)]
         if "exact" in differences:  # of the last: the checkpoint named before
           row["gain"], row["gain_interval"] = differences["exact"][0], differences["exact"][1:]
       rows.append(row)
@@ -360,9 +363,7 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
   from matplotlib import figure  # imported late: it is slow
   figures, end, logged = {}, 0, []  # logged: [(run, steps before it, records)]
   for name, (step, folder) in runs.items():
-    path = folder / "metrics.jsonl"
-    records = [r for r in map(json.loads, path.read_text().splitlines()) if r["step"] <= step] if path.exists() else []
-    logged.append((name, end, records))
+    logged.append((name, end, [r for r in sft.read_jsonl(folder / "metrics.jsonl") if r["step"] <= step]))
     end += step
 
   def new(title: str) -> Any:
@@ -637,19 +638,18 @@ def export(target: str, model: nnx.Module, scale: float, base: str, source: path
     max_new_tokens: of generation_config.json.
   """
   kind, folder = target.partition(":")[0], pathlib.Path(target.partition(":")[2])
-  run = step_dir and step_dir.parent.parent
+  run, report = step_dir and step_dir.parent.parent, evaluation_of(step_dir)
   for name in ("config.json", "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"):
     if (source / name).exists():
       shutil.copy(source / name, folder)
   saved = json.loads((source / "tokenizer_config.json").read_text()) if (source / "tokenizer_config.json").exists() else {}
   template = data.CHAT_TEMPLATE.replace("system=''", "system=" + repr(data.INSTRUCTION + "\n\n"))
   (folder / "tokenizer_config.json").write_text(json.dumps(saved | {"chat_template": template}, indent=2) + "\n")
-  card = model_card(ckpt, run, kind, base)
+  card = model_card(ckpt, run, kind, base, report)
   (folder / "README.md").write_text(card, encoding="utf-8")
   if kind == "kaggle":
-    for name in ("run.json", "eval.json"):
-      if (run / name).exists():
-        shutil.copy(run / name, folder)
+    for name in ("run.json", *["eval.json"] * bool(report)):
+      shutil.copy(run / name, folder)
     shutil.copytree(step_dir / "model_params", folder / "model_params", dirs_exist_ok=True)
     (folder / "model-instance-metadata.json").write_text(json.dumps({
         "ownerSlug": "INSERT_OWNER_SLUG_HERE", "modelSlug": "INSERT_EXISTING_MODEL_SLUG_HERE", "instanceSlug": "show-your-work", "framework": "flax",
@@ -675,15 +675,21 @@ def legs(run: pathlib.Path | None) -> list[dict[str, Any]]:
   return found[::-1]
 
 
-def model_card(ckpt: str, run: pathlib.Path | None, kind: str, base: str) -> str:
-  """README.md of an export: what it is, how it is asked, what it was trained on, with which flags, and what eval.json says of it."""
-  table = "Not evaluated yet: `python eval.py`, then export again."
-  if run and (run / "eval.json").exists():
-    report = json.loads((run / "eval.json").read_text())
+def evaluation_of(step_dir: pathlib.Path | None) -> dict[str, Any] | None:
+  """The run's eval.json, if it is of this step: the run may have gone on since."""
+  path = step_dir and step_dir.parent.parent / "eval.json"
+  report = json.loads(path.read_text()) if path and path.exists() else {}
+  return report if step_dir and report.get("step") == int(step_dir.name) else None
+
+
+def model_card(ckpt: str, run: pathlib.Path | None, kind: str, base: str, report: dict[str, Any] | None) -> str:
+  """README.md of an export: what it is, how it is asked, what it was trained on, with which flags, and what its eval.json `report` says of it."""
+  table = "Not evaluated yet: `python eval.py`, then export to another folder."
+  if report:
     between = lambda row, name: " ({:.1%} to {:.1%})".format(*row[name + "_interval"]) if row.get(name + "_interval") else ""
     share = lambda row, name: shown(name, row[name]) + between(row, name)
     table = "\n".join([
-        f"{report['n']} prompts of {report['data']}, {report.get('decoding', 'greedy')} decoding, 95% intervals.", "",
+        f"{report['n']} prompts of {report['data']}, {report['samples']} completions each at temperature {report['temperature']:g}, 95% intervals.", "",
         "| checkpoint | task | n | exact answer | exact format | within 10% |", "|---|---|---|---|---|---|", *(
             f"| {r['ckpt']} | {r['task']} | {r['n']} | {share(r, 'exact')} | {share(r, 'format_exact')} | {share(r, 'partial')} |" for r in report["rows"])])
   trained = "\n".join(f"- `{flags['out']}`, on {flags['data']}: `{' '.join(f'--{k}={v}' for k, v in flags.items() if v not in (None, '') and v is not False)}`" for flags in legs(run))
@@ -725,11 +731,11 @@ def main(fv: absl_flags.FlagValues) -> None:
   with contextlib.redirect_stdout(sys.stderr if fv.prompt or fv.input else sys.stdout):  # answers have standard output to themselves
     answers = evaluate(fv)
   for answer in answers or ():
-    print(answer)
+    print(answer, flush=True)
 
 
-def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
-  """Does what the flags say, in order; returns the answers of --prompt or --input."""
+def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
+  """Does what the flags say, in order; returns the answers of --prompt or --input, which are decoded as they are taken."""
   # --- Setup ---
   started = time.time()
   sft.Compilations()
@@ -738,7 +744,7 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   if fv.ckpt is None:
     names = ["base"] + [leg for leg in LEGS if sft.has_checkpoint(leg)]
   else:
-    names = [name.strip() for name in fv.ckpt.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in fv.ckpt.split(",") if name.strip()))
   if not names:
     raise ValueError("--ckpt names no checkpoint: give run folders, or base")
   found = {name: sft.find_checkpoint(name) for name in names if name != "base"}
@@ -771,9 +777,9 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   if len(adapters) > 1:
     raise ValueError(f"the checkpoints have different (rank, alpha) {sorted(adapters)}: evaluate one kind at a time")
   rank, alpha = adapters.pop() if adapters else (0, 0.0)
-  out = pathlib.Path(fv.out) if names[-1] == "base" else found[names[-1]][0].parent.parent
-  if not os.access(out, os.W_OK) and out.exists():  # as what is attached to a Kaggle notebook is
-    out = pathlib.Path(fv.out)
+  run = found[names[-1]][0].parent.parent if names[-1] in found else None
+  # What is attached to a Kaggle notebook cannot be written.
+  out = pathlib.Path(fv.out or (run if run and os.access(run, os.W_OK) else "runs/base"))
   if not fv.interactive:
     out.mkdir(parents=True, exist_ok=True)
 
@@ -798,7 +804,7 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
 
   # --- Model ---
   model = sft.load_model(folder, mesh, dtype=fv.dtype, lora_rank=rank, lora_alpha=alpha, replicate_base=fv.replicate_base)
-  untouched = jax.tree.map(jnp.copy, nnx.state(model, sft.trained_filter(rank)))
+  untouched = jax.tree.map(jnp.copy, nnx.state(model, sft.trained_filter(rank))) if found else nnx.State({})
 
   def take(name: str) -> None:
     nnx.update(model, untouched) if name == "base" else sft.restore(model, found[name][0], rank)  # pylint: disable=expression-not-assigned
@@ -812,16 +818,19 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   if fv.interactive:
     return interact(sampler, **sampling)
   if questions:
-    texts = [c.text for i in range(0, len(prompts), fv.batch_size) for c in sampler(prompts[i:i + fv.batch_size], **sampling)]
-    return texts if fv.prompt else [json.dumps({"question": q, "completion": text}, ensure_ascii=False) for q, text in zip(questions, texts)]
+    texts = (c.text for i in tqdm(range(0, len(prompts), fv.batch_size), unit="batch", disable=len(prompts) == 1)
+             for c in sampler(prompts[i:i + fv.batch_size], **sampling))
+    return texts if fv.prompt else (json.dumps({"question": q, "completion": text}, ensure_ascii=False) for q, text in zip(questions, texts))
 
   # --- Evaluate ---
   samples_file, stop = out / "eval_samples.jsonl", sft.Stop(started, fv.max_hours)
-  # What a completion depends on, but for the prompts of its batch; samples of other settings are of no use.
-  settings = json.dumps([fv.model, fv.dtype, fv.max_completion_length, drawing, fv.samples, fv.seed])
-  identity = {name: hashlib.sha256(f"{settings} {found[name][0] if name in found else name}".encode()).hexdigest()[:12] for name in names}
-  decoded = read_samples(samples_file, set(identity.values()))
-  sft.write_atomically(samples_file, sft.jsonl(s for batch in decoded.values() for s in batch))
+  # What a sample depends on, but for its batch: Orbax notes in a step when it was written, whatever its folder is called now.
+  settings = [fv.model, fv.dtype, fv.max_completion_length, drawing, fv.samples, fv.seed, pathlib.Path(rewards.__file__).read_text(encoding="utf-8")]
+  weights = {name: (found[name][0] / "_CHECKPOINT_METADATA").read_text() if name in found else "base" for name in names}
+  decoded, earlier = collections.defaultdict(list), sft.read_jsonl(samples_file)
+  sft.write_atomically(samples_file, sft.jsonl(earlier))
+  for sample in earlier:
+    decoded[sample.get("batch")].append(sample)
   by_ckpt, per_batch = {name: [] for name in names}, max(1, fv.batch_size // fv.samples)
   steps = [(name, i) for name in names for i in range(0, len(prompts), per_batch)]
   for name, i in (bar := tqdm(steps, unit="batch")):
@@ -829,7 +838,7 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
     if not i:
       take(name)
     part, batch_start = examples[i:i + per_batch], time.time()
-    batch = identity[name] + " " + hashlib.sha256(json.dumps([i, *(e.question for e in part)]).encode()).hexdigest()[:12]
+    batch = hashlib.sha256(json.dumps([settings, weights[name], i, *map(dataclasses.astuple, part)]).encode()).hexdigest()[:12]
     if len(decoded.get(batch, ())) != len(part) * fv.samples:
       completions = sampler(prompts[i:i + per_batch], num_generations=fv.samples, **sampling | {"seed": fv.seed + i})
       rows = [e for e in part for _ in range(fv.samples)]
@@ -854,7 +863,7 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
     for sample in samples:
       sample["seen"] = seen.get(sample["question"])
   rows = summarise(by_ckpt, fv.seed)
-  report = {"model": fv.model, "data": fv.data, "n": len(examples), "seed": fv.seed, "decoding": fv.decoding, **drawing, "samples": fv.samples,
+  report = {"model": fv.model, "step": run and int(found[names[-1]][0].name), "data": fv.data, "n": len(examples), "seed": fv.seed, "decoding": fv.decoding, **drawing, "samples": fv.samples,
             "max_completion_length": fv.max_completion_length, "seen_in_training": collections.Counter(seen.values()), "not_checked": unchecked,
             "minutes": round((time.time() - started) / 60, 2), "rows": rows}
   sft.write_atomically(out / "eval.json", json.dumps(report, indent=2) + "\n")
@@ -866,16 +875,6 @@ def evaluate(fv: absl_flags.FlagValues) -> list[str] | None:
   if llm_judge:
     print("\njudge: " + ", ".join(f"{n} {name}" for name, n in llm_judge.take_counts().items()))
   print(f"\n{fv.model} on {fv.data}: {len(examples)} prompts, wrote {out}/eval.json and eval_samples.jsonl ({report['minutes']} minutes)")
-
-
-def read_samples(path: pathlib.Path, identities: set[str]) -> dict[str, list[dict[str, Any]]]:
-  """Samples of earlier, stopped evaluations by batch; those of other settings and a half-written line are left out."""
-  batches = collections.defaultdict(list)
-  for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else ():
-    sample = json.loads(line) if line.endswith("\n") else {}
-    if sample.get("batch", "").split(" ")[0] in identities:
-      batches[sample["batch"]].append(sample)
-  return batches
 
 
 if __name__ == "__main__":

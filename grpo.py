@@ -99,12 +99,12 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("init_ckpt", None, "Run or step folder to start from; empty: the untouched base (default: runs/sft for math, runs/math for mixed).")
   string("out", None, "Run folder; the same folder again continues the run (default: runs/math or runs/mixed).")
   number("math_fraction", 0.2, "Share of mathematics in the mixed stage, in [0, 1].")
-  absl_flags.DEFINE_bool("curriculum", False, "The run's mathematics from few to many solution steps, instead of in random order.", flag_values=fv)
+  absl_flags.DEFINE_bool("curriculum", False, "The run's mathematics from few to many solution steps, instead of in random order; another --max_steps lays it out anew.", flag_values=fv)
   # Reward
   absl_flags.DEFINE_enum("preset", "router", list(rewards.PRESETS), "Reward preset; the router judges mathematics on being right alone.", flag_values=fv)
   string("reward_weights", "", "Overrides the preset's weights, as in format=0.3,correctness=0.5; empty: the preset's own.")
   rewards.define_judge_flags(fv)
-  absl_flags.DEFINE_enum("anneal_to", None, list(rewards.PRESETS), "Preset that the reward moves to, linearly over the run, from --preset with its "
+  absl_flags.DEFINE_enum("anneal_to", None, list(rewards.PRESETS), "Preset that the reward moves to, linearly over --max_steps, from --preset with its "
                          "--reward_weights (default: it stays).", flag_values=fv)
   # GRPO
   integer("num_generations", None, "G, completions per prompt; at least 2." + by_model("num_generations"))
@@ -461,7 +461,7 @@ def main(fv: absl_flags.FlagValues) -> None:
       (package and importlib.util.find_spec(package) is None,
        f"--rollout={fv.rollout} needs the package {package}, which is not installed: see its page on how to install it for your accelerator, or leave the flag out"),
       (fv.loss == "stock" and (fv.skip_zero_variance or fv.mask_truncated or fv.loss_aggregation != "sequence"),
-       "--loss=stock knows --loss_aggregation=sequence only, and neither --skip_zero_variance nor --mask_truncated"),
+       "--loss=stock knows --loss_aggregation=sequence only: add --noskip_zero_variance, and leave out --mask_truncated"),
       (jax.distributed.is_initialized() and (fv.judge or fv.rollout != "shared" or fv.loss == "stock"),
        "several processes know --rollout=shared and --loss=chunked only, and no --judge"),
       (min(fv.epsilon, fv.epsilon_high) <= 0, f"--epsilon={fv.epsilon} and --epsilon_high={fv.epsilon_high} must be above 0")) if wrong])
@@ -475,9 +475,10 @@ def main(fv: absl_flags.FlagValues) -> None:
   if fv.plan:
     return sft.plan(fv, mesh, search, fv.num_generations, lambda: plan_phases(fv, mesh))
   compilations = sft.Compilations()
-  run = sft.Run(fv, "grpo.py", parent_dir, sft.flag_names(define_flags))
+  run = sft.Run(fv, "grpo.py", parent_dir)
   if run.is_finished():
     return
+  start = run.started_from()
 
   # --- Data ---
   parts, held_out = load_examples(fv, "train"), load_examples(fv, "validation")
@@ -513,14 +514,14 @@ def main(fv: absl_flags.FlagValues) -> None:
                          replicate_base=fv.replicate_base, remat=fv.remat)
   if fv.rollout in ENGINES:
     check_engine(fv.rollout, model)
-  if run.started_from() and fv.reference == "start":
-    sft.restore(model, run.started_from(), fv.lora_rank)
+  if start and fv.reference == "start":
+    sft.restore(model, start, fv.lora_rank)
   reference = None
   if fv.beta or fv.judge == "self":  # before the cluster restores a resumed run's weights: the reference is where the leg started
     graphdef, trained, rest = nnx.split(model, sft.trained_filter(fv.lora_rank), ...)
     reference = nnx.merge(graphdef, jax.tree.map(jnp.copy, trained), rest)
-  if run.started_from() and fv.reference == "base":
-    sft.restore(model, run.started_from(), fv.lora_rank)
+  if start and fv.reference == "base":
+    sft.restore(model, start, fv.lora_rank)
   if fv.judge == "self":
     llm_judge.ask = functools.partial(sft.ask, sft.Sampler(reference, tokenizer, mesh), max_completion_length=fv.max_completion_length)
   optimizer, schedule = sft.make_optimizer(fv)

@@ -285,7 +285,8 @@ def find_checkpoint(path: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, A
   """
   path = pathlib.Path(path)
   if not path.exists():
-    mounted = [p for depth in range(1, 5) for p in sorted(data.kaggle_input().glob("*/" * depth + path.name)) if (p / "actor").is_dir()]
+    run, step = (path.parents[1], f"actor/{path.name}") if path.name.isdigit() and path.parent.name == "actor" else (path, "")
+    mounted = [p / step for depth in range(1, 5) for p in sorted(data.kaggle_input().glob("*/" * depth + run.name)) if (p / (step or "actor")).is_dir()]
     if mounted:
       path = mounted[0]
       print(f"found {path}")
@@ -330,10 +331,10 @@ class Run:
 
   GROWS = ("max_steps", "max_hours", "save_every_minutes", "wandb")  # flags that may differ when a run continues
 
-  def __init__(self, fv: absl_flags.FlagValues, script: str, parent: pathlib.Path | None, flag_names: Sequence[str]):
-    self.started = time.time()
+  def __init__(self, fv: absl_flags.FlagValues, script: str, parent: pathlib.Path | None):
+    self.started, self.parent = time.time(), parent
     self.folder = pathlib.Path(fv.out)
-    flags = {name: fv[name].value for name in flag_names}
+    flags = {name: fv[name].value for name in fv}
     self.info = {"script": script, "flags": flags, "parent": str(parent) if parent else None,
                  "started_from": str(parent) if parent else "base", "finished": False, "ended_because": None, "hours": 0.0,
                  "versions": {"python": sys.version.split()[0], "jax": jax.__version__, **_versions()}, "commit": _commit(),
@@ -346,6 +347,8 @@ class Run:
         raise ValueError(f"{self.folder} holds a run with other flags ({differ}): use its flags, or another --out")
       # What it started from stays: the leg before may have gone on since, but this one's reference policy has not moved.
       self.info = {**old, "flags": flags}
+    elif any((self.folder / "actor").glob("[0-9]*")):
+      raise ValueError(f"{self.folder} holds checkpoints, but no run.json that says what they are: bring it back, or name another --out")
     self.hours_before = self.info["hours"]
     self.best_step, self.best_score = None, -np.inf
     self.last_save, self.save_seconds = time.time(), 60.0  # a guess, until there was one
@@ -360,8 +363,15 @@ class Run:
       raise ValueError("--wandb needs a package that is not installed: pip install wandb")
 
   def started_from(self) -> pathlib.Path | None:
-    """The step folder this leg started from; None is the untouched base."""
-    return None if self.info["started_from"] == "base" else pathlib.Path(self.info["started_from"])
+    """The step folder this leg started from; None is the untouched base. ValueError if it is gone."""
+    if self.info["started_from"] == "base":
+      return None
+    path = pathlib.Path(self.info["started_from"])
+    if not path.exists() and self.parent:  # copied, or attached elsewhere since
+      path = self.parent.parent / path.name
+    if not path.exists():
+      raise ValueError(f"{self.info['started_from']}, where {self.folder} started, is gone: bring it back, or begin again with another --out")
+    return path
 
   def is_finished(self) -> bool:
     if self.info["finished"] and self.info["step"] >= self.info["flags"]["max_steps"]:
@@ -373,12 +383,11 @@ class Run:
     """Forgets what was logged after `step`, the step that was restored, and writes run.json."""
     for name in ("metrics.jsonl", "samples.jsonl"):
       path = self.folder / name
+      kept = [record for record in read_jsonl(path) if record["step"] <= step]
       if path.exists():
-        kept = [line for line in path.read_text().splitlines(keepends=True)
-                if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_atomically(path, "".join(kept))
-        for record in map(json.loads, kept if name == "metrics.jsonl" else ()):
-          self.is_best(record)
+        write_atomically(path, jsonl(kept))
+      for record in kept if name == "metrics.jsonl" else ():
+        self.is_best(record)
     self.save(step=step, finished=False, **info)
     if importlib.util.find_spec("tensorboardX") and not jax.process_index():
       import tensorboardX  # pylint: disable=g-import-not-at-top
@@ -489,6 +498,12 @@ def jsonl(records: Iterable[dict[str, Any]]) -> str:
   return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
+def read_jsonl(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The records of a file that jsonl wrote, none if there is no file; a last line that was not written to its end is left out."""
+  # Bytes: a text would also be split at U+2028 and others, which stand in JSON as they are, and its end may be half a character.
+  return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
 def write_atomically(path: pathlib.Path, text: str) -> None:
   if jax.process_index():  # one process writes, for all
     return
@@ -503,8 +518,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-  folder = pathlib.Path(data.__file__).parent
-  git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+  if not shutil.which("git"):
+    return None
+  git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=pathlib.Path(data.__file__).parent, capture_output=True, text=True, check=False)
   return git.stdout.strip() or None
 
 
@@ -536,7 +552,7 @@ def encode_prompts(tokenizer: Any, examples: Sequence[data.Example], max_length:
       kept.append((example, ids))
   if len(kept) < len(examples):
     print(f"dropped {len(examples) - len(kept)} of {len(examples)} prompts longer than --max_prompt_length={max_length} tokens")
-  if not kept:
+  if examples and not kept:
     raise ValueError(f"no prompt fits in --max_prompt_length={max_length} tokens: raise it")
   return [example for example, _ in kept], [ids for _, ids in kept]
 
@@ -569,13 +585,13 @@ def length_grouped_order(lengths: np.ndarray, batch_size: int, seed: int, epoch:
   """Indices [steps, batch_size] of one epoch: rows of similar length share a batch, batches come in random order.
 
   Rows are shuffled, sorted by length within windows of 32 batches, cut into batches and the batches shuffled. A pure
-  function of its arguments; the last incomplete batch is left out.
+  function of its arguments; the rows that fill no whole batch are left out, other ones in every epoch.
   """
   rng = np.random.default_rng((seed, epoch))
-  order = rng.permutation(len(lengths))
+  order = rng.permutation(len(lengths))[:len(lengths) // batch_size * batch_size]
   window = 32 * batch_size
   order = np.concatenate([w[np.argsort(lengths[w], kind="stable")] for w in np.split(order, range(window, len(order), window))])
-  batches = order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
+  batches = order.reshape(-1, batch_size)
   return batches[rng.permutation(len(batches))]
 
 
@@ -615,7 +631,7 @@ def check_memory(folder: pathlib.Path, fv: absl_flags.FlagValues, num_generation
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / devices
   if limit and sum(parts.values()) > limit:
     raise ValueError(f"this needs at least {sum(parts.values()) / 1e9:.1f} GB per device ({', '.join(f'{k} {v / 1e9:.1f}' for k, v in parts.items())}), here are "
-                     f"{limit / 1e9:.1f}: lower --batch_size, --max_completion_length or --lora_rank, leave out --replicate_base, or take a smaller --model")
+                     f"{limit / 1e9:.1f}: lower {'--num_generations, --max_completion_length or ' * bool(num_generations)}--lora_rank, leave out --replicate_base, or take a smaller --model")
   free = 0.8 * limit - sum(list(parts.values())[:2]) if limit else math.inf
   return max(num_generations, int(min(free / completion, 2**20)))
 
@@ -1245,9 +1261,10 @@ def main(fv: absl_flags.FlagValues) -> None:
   if fv.plan:
     return plan(fv, mesh, search, 1, lambda: plan_phases(fv, mesh))
   compilations = Compilations()
-  run = Run(fv, "sft.py", parent_dir, flag_names(define_flags))
+  run = Run(fv, "sft.py", parent_dir)
   if run.is_finished():
     return
+  start = run.started_from()
 
   # --- Data ---
   folder = data.resolve_model(fv.model)
@@ -1288,8 +1305,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   # --- Model ---
   model = load_model(folder, mesh, dtype=fv.dtype, lora_rank=fv.lora_rank, lora_alpha=fv.lora_alpha, seed=fv.seed,
                      replicate_base=fv.replicate_base, remat=fv.remat)
-  if run.started_from():
-    restore(model, run.started_from(), fv.lora_rank)
+  if start:
+    restore(model, start, fv.lora_rank)
   optimizer, schedule = make_optimizer(fv)
   with mesh:
     trainer = peft_trainer.PeftTrainer(model, optimizer, peft_trainer.TrainingConfig(
@@ -1305,7 +1322,8 @@ def main(fv: absl_flags.FlagValues) -> None:
   print(f"sft: {fv.model}, {trained:,} trained parameters, {len(train)} examples, step {first} to {fv.max_steps} "
         f"({fv.batch_size} examples = {num_micro} micro-batches of {fv.micro_batch_size}), mesh {dict(mesh.shape)}")
 
-  eval_loss = nnx.jit(sft_loss)
+  graphdef = nnx.graphdef(model)
+  eval_loss = jax.jit(lambda state, batch: sft_loss(nnx.merge(graphdef, state), batch))
   sampler = Sampler(model, tokenizer, mesh)
 
   def validate(step: int) -> dict[str, float]:
@@ -1316,7 +1334,7 @@ def main(fv: absl_flags.FlagValues) -> None:
       for i in range(0, len(rows) - fv.batch_size + 1, fv.batch_size):
         part = rows[i:i + fv.batch_size]
         count = sum(len(t) for _, _, t in part)
-        total += count * np.mean([float(eval_loss(model, jax.tree.map(jnp.asarray, b))) for b in micro_batches(part)])
+        total += count * np.mean([float(eval_loss(nnx.state(model), b)) for b in spread(micro_batches(part), mesh)])
         tokens += count
     shown = validation[:fv.eval_prompts]
     if not shown:
@@ -1363,13 +1381,6 @@ def main(fv: absl_flags.FlagValues) -> None:
   print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes; {compilations})")
   print(f"next: python grpo.py --stage=math --model={fv.model} --init_ckpt={run.folder}" if ended_because == "max_steps" else
         "next: the same command again continues this run")
-
-
-def flag_names(define: Callable[[absl_flags.FlagValues], None]) -> list[str]:
-  """Names of the flags that `define` defines, in order."""
-  fv = absl_flags.FlagValues()
-  define(fv)
-  return list(fv)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the time here is compiling: simpler code takes a third of it. For the code that users run: XLA_FLAGS= pytest.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
+import absl.flags
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -165,8 +166,9 @@ def test_leg_writes_its_run_folder(relay, leg, steps, parent, keys):
   assert (info["parent"], info["finished"], info["ended_because"], info["step"]) == (parent, True, "max_steps", steps)
   assert info["started_from"] == (parent or "base")
   assert {"flags", "versions", "commit", "batch"} <= set(info)
-  script = sft if leg == "sft" else grpo
-  assert list(info["flags"]) == sft.flag_names(script.define_flags)
+  flags = absl.flags.FlagValues()
+  (sft if leg == "sft" else grpo).define_flags(flags)
+  assert list(info["flags"]) == list(flags)
   assert info["flags"]["model"] == "tiny" and info["flags"]["batch_size"] == 8 and info["flags"]["out"] == f"runs/{leg}"
   assert [r["step"] for r in records] == list(range(1, steps + 1))
   assert all(keys <= set(r) and np.isfinite([r["loss"], r["grad_norm"]]).all() and r["time/step"] > 0 for r in records)
@@ -206,7 +208,8 @@ def test_eval_writes_and_prints_all_legs_side_by_side(relay):
 
 def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   shutil.copytree(trained.run, tmp_path / "run")
-  flags = [f"--ckpt=base,{tmp_path / 'run'}", f"--data={trained.sums}", "--limit=12", "--batch_size=4", "--max_prompt_length=32", "--max_completion_length=32",
+  run = tmp_path / "run"
+  flags = [f"--ckpt=base,{run},{run}", f"--data={trained.sums}", "--limit=12", "--batch_size=4", "--max_prompt_length=32", "--max_completion_length=32",
            "--decoding=standard", "--samples=2"]
   samples, report = tmp_path / "run" / "eval_samples.jsonl", lambda: json.loads((tmp_path / "run" / "eval.json").read_text())["rows"]
   call(evaluation, *flags, "--max_hours=1e-9")
@@ -218,6 +221,11 @@ def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   samples.unlink()
   call(evaluation, *flags)
   assert went_on == (samples.read_text(), report()) and len(read_jsonl(samples)) == 2 * 24
+  written = run / "actor" / "120" / "_CHECKPOINT_METADATA"
+  written.write_text(written.read_text() + " ")  # as if trained anew
+  capsys.readouterr()
+  call(evaluation, *flags, "--max_hours=1e-9")
+  assert "stopped (max_hours)" in capsys.readouterr().out and len(read_jsonl(samples)) == 2 * 24 + 4
   checked = [r for r in went_on[1] if r["task"] == "math"]
   assert all(r["exact_interval"][0] <= r["exact"] <= r["exact_interval"][1] for r in checked)
   assert checked[1]["gain"] == pytest.approx(checked[1]["exact"] - checked[0]["exact"])
@@ -285,6 +293,10 @@ def test_summary_of_samples_is_by_prompt_and_paired():
   assert first["exact"] == first["pass@1"] == pytest.approx(4 / 6) and first["pass@2"] == 1.0 and first["exact_in_format"] == pytest.approx(4 / 5)
   gains = np.array([0.5, 0.5, 0.0])
   assert first["differences"]["a"]["exact"] == pytest.approx([gains.mean(), gains.mean() - 1.96 * gains.std() / 3**0.5, gains.mean() + 1.96 * gains.std() / 3**0.5])
+  same, lost = ([graded(*answers) for answers in group] for group in ("4444", "4555"))
+  none, all_but_one = (next(r for r in evaluation.summarise({"a": same, "b": other}, 0) if r["ckpt"] == "b")["differences"]["a"]["exact"] for other in (same, lost))
+  assert none == pytest.approx([0, -1.96 / 6, 1.96 / 6])  # four pairs and four halves: the squares' mean is 1 / 6
+  assert all_but_one == pytest.approx([-0.75, -0.5 - 1.96 * (5 / 12 / 6) ** 0.5, -0.5 + 1.96 * (5 / 12 / 6) ** 0.5])
   assert first["brier"] == pytest.approx((4 * 0.25**2 + 0.75**2) / 5) and first["reliability"][7] == [5, 0.75, 0.8]
   assert first["exact_interval"] == pytest.approx([0.5, 1.0])  # of resampled prompts: Wilson's, for six that are independent, is [0.30, 0.90]
   assert evaluation.summarise({"b": [group[:1] for group in after]}, 0)[0]["exact_interval"] == evaluation.wilson(1.0, 3)
@@ -544,8 +556,47 @@ def test_run_attached_to_a_kaggle_notebook_is_found_by_its_name(trained, tmp_pat
   shutil.copytree(trained.run, tmp_path / "input" / "my-relay" / "runs" / "sft")
   monkeypatch.setenv("KAGGLE_CACHE_MOUNT_FOLDER", str(tmp_path / "input"))
   monkeypatch.chdir(tmp_path)
-  assert sft.find_checkpoint("runs/sft")[0] == tmp_path / "input" / "my-relay" / "runs" / "sft" / "actor" / "120"
+  for name in ("runs/sft", "runs/sft/actor/120"):
+    assert sft.find_checkpoint(name)[0] == tmp_path / "input" / "my-relay" / "runs" / "sft" / "actor" / "120"
   assert sft.has_checkpoint("runs/sft") and not sft.has_checkpoint("runs/math")
+
+
+def test_logs_are_read_as_they_were_written(tmp_path):
+  records = [{"step": 1, "completion": "a\u2028b\u0085c\r\n\x1e"}, {"step": 2, "completion": "é"}]
+  (tmp_path / "samples.jsonl").write_bytes(sft.jsonl(records).encode() + '{"step": 3, "completion": "é'.encode()[:-1])  # the disk was full
+  assert sft.read_jsonl(tmp_path / "samples.jsonl") == records and sft.read_jsonl(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("rows, batch_size", [(47, 16), (313, 16), (1030, 2)])
+def test_every_example_is_trained_on_within_some_epochs(rows, batch_size):
+  epochs = [sft.length_grouped_order(np.arange(rows), batch_size, 0, epoch) for epoch in range(16)]
+  assert all(len(set(order.ravel())) == order.size == rows // batch_size * batch_size for order in epochs)
+  assert set(range(rows)) == {i for order in epochs for i in order.ravel()}
+
+
+def test_run_knows_where_it_started_when_that_has_moved(tmp_path, monkeypatch):
+  def folder(name):
+    (tmp_path / name / "actor" / "3" / "model_params").mkdir(parents=True)
+    return tmp_path / name / "actor" / "3"
+
+  fv = absl.flags.FlagValues()
+  sft.define_flags(fv)
+  fv(["sft.py", f"--out={tmp_path / 'run'}"])
+  start = folder("sft")
+  assert sft.Run(fv, "sft.py", None).started_from() is None
+  run = sft.Run(fv, "sft.py", start)
+  run.save(step=1)
+  shutil.move(tmp_path / "sft", tmp_path / "moved")
+  assert sft.Run(fv, "sft.py", folder("copied")).started_from() == tmp_path / "copied" / "actor" / "3"
+  shutil.move(tmp_path / "copied" / "actor" / "3", tmp_path / "copied" / "actor" / "9")  # it went on, and the step is gone
+  with pytest.raises(ValueError, match="where .*run started, is gone"):
+    sft.Run(fv, "sft.py", tmp_path / "copied" / "actor" / "9").started_from()
+  (tmp_path / "run" / "run.json").unlink()
+  folder("run")
+  with pytest.raises(ValueError, match="holds checkpoints, but no run.json"):
+    sft.Run(fv, "sft.py", None)
+  monkeypatch.setenv("PATH", "")
+  assert sft._commit() is None
 
 
 def test_last_two_checkpoints_stay_and_the_best(trained, tmp_path):
@@ -917,13 +968,15 @@ def test_transformers_loads_the_export(kind, folders, exported):
 def test_exports_through_the_command_line(whole, tmp_path):
   run = shutil.copytree(whole["sft"], tmp_path / "run")
   rows = [{"ckpt": str(run), "task": "all", "n": 4, "exact": 0.25, "exact_interval": [0.05, 0.7], "format_exact": None, "partial": None}]
-  (run / "eval.json").write_text(json.dumps({"n": 4, "data": "sums", "rows": rows}))
+  report = {"n": 4, "data": "sums", "step": 3, "samples": 1, "temperature": 0.0, "rows": rows}
+  (run / "eval.json").write_text(json.dumps(report))
   for kind in ("hf", "kaggle"):
     call(evaluation, f"--ckpt={run}", f"--export={kind}:{tmp_path / kind}", "--max_prompt_length=32", "--max_completion_length=32")
     card = (tmp_path / kind / "README.md").read_text()
     assert "25.0% (5.0% to 70.0%)" in card and "--lora_rank=4" in card and str(json.loads((run / "run.json").read_text())["flags"]["data"]) in card
     assert (tmp_path / kind / "tokenizer.json").exists() and (tmp_path / kind / "config.json").exists()
   assert (tmp_path / "hf" / "model.safetensors").exists() and json.loads((tmp_path / "kaggle" / "model-instance-metadata.json").read_text())["framework"] == "flax"
+  assert evaluation.evaluation_of(run / "actor" / "3") == report and evaluation.evaluation_of(run / "actor" / "2") is None
   got = jax.tree.leaves(ocp.StandardCheckpointer().restore(tmp_path / "kaggle" / "model_params"))
   assert got and all((a == b).all() for a, b in zip(got, saved(run, 3), strict=True))
 
