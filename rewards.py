@@ -675,9 +675,9 @@ class Row:
   """One completion with all that its components look at.
 
   A step is a sentence of the trace that says something new (a word or number that neither the prompt nor a sentence before has, or an equation that
-  holds) and shares a word or number with the prompt, the answer or a step before. Filler, repetition, parroting, gibberish, an essay on something else
-  and sprayed numbers are none. Where the prompt gives numbers, an equation counts only if it computes with one of them or the result of one that does:
-  otherwise the cheapest trace is "2*2=4", which a policy finds before it learns to compute.
+  holds) and shares a word or number with the prompt, the answer or a step before; the last sentence, if it ends at the answer, is one too. Filler,
+  repetition, parroting, gibberish, an essay on something else and sprayed numbers are none. Where the prompt gives numbers, an equation counts only if
+  it computes with one of them or the result of one that does: otherwise the cheapest trace is "2*2=4", which a policy finds before it learns to compute.
   """
 
   def __init__(self, prompt, completion, answer, task, confidence, verdict=None):
@@ -692,10 +692,10 @@ class Row:
     self.lands = (not {"yes", "no", "true", "false"}.isdisjoint(self.answer.words[:4]) or not 0 < len(said) < 4
                   or not said.isdisjoint(_stem(w) or w for w in self.trace.words[-30:]))
     self.steps = self.fresh = self.held = spent = restated = 0
-    self.idle = False  # whether an equation computes with nothing given
+    self.shown = self.idle = False  # whether an equation that holds ends at the answer; whether one computes with nothing given
     given = set(self.prompt.numbers)
     known, seen, touched, linked, equations = self.prompt.stems | self.answer.stems, set(self.prompt.stems), set(), set(), {}
-    for sentence, words, stems in self.trace.sentences:
+    for i, (sentence, words, stems) in enumerate(self.trace.sentences, 1):
       found = _equations(sentence) if "=" in sentence and len(equations) < 40 else {}
       stated = {e: holds for e, holds in found.items() if e not in equations}
       if sentence.count("=") > len(found) and not given.isdisjoint(numbers := _numbers(sentence)):
@@ -713,11 +713,13 @@ class Row:
       if not new and not stems <= linked and len(stems & self.prompt.stems) > 1:  # words of the prompt, put together in another way
         copied = self.prompt.triples.intersection(zip(words, words[1:], words[2:]))
         new, linked = 0.5 * (2 * len(copied) < len(words) - 2), linked | stems
+      ends = i == len(self.trace.sentences) and self.lands and len(words) <= 40
       tied = 1.0 if not stems.isdisjoint(known) else 0.0 if self.checked else 0.5  # a plan may speak of what is not there yet
-      if (new or right) and tied and (numbers < 2 or numbers <= sum(map(str.isalpha, words)) + 2 * len(stated) + 1):
-        self.steps, self.fresh, self.held, spent = self.steps + 1, self.fresh + tied * new, self.held + right, spent + tied * len(words)
+      if (new or right or ends) and tied and (numbers < 2 or numbers <= sum(map(str.isalpha, words)) + 2 * len(stated) + 1):
+        self.steps, self.fresh, self.held, spent = self.steps + bool(new or right), self.fresh + tied * new, self.held + right, spent + tied * len(words)
         touched |= stems & self.prompt.stems
         known |= stems
+        self.shown = self.shown or bool(stated) and any(_stem(result) in said for (_, result), holds in stated.items() if holds)
       elif stems and stems <= self.prompt.stems:
         restated += len(words) / 2
       equations |= stated
@@ -761,7 +763,7 @@ def trace(row):
   equations, are enough) times the share of the trace that is steps, the share of equations that hold (0 if all compute with nothing given), coherence,
   0.6 if it does not end at the answer, 0.4 to 0.7 if it takes up none or one of the question's words.
   "6 boxes hold 6 * 7 = 42 eggs." before the answer 42 -> 0.93; "First, step 1. Then, step 2. Therefore, done." -> 0"""
-  substance = min(1.0, (row.fresh + 3 * min(row.held, 2)) / 6)
+  substance = min(1.0, (row.fresh + 3 * min(row.held, 2) + row.shown) / 6)
   true = row.held / row.stated if row.stated else 0.0 if row.idle else 1.0
   merit = substance * row.share * true * coherence(row) * (1.0 if row.lands else 0.6) * min(1.0, 0.4 + 0.3 * row.touched)
   return 0.8 * merit + 0.1 * coherence(row) + 0.1 * clarity(row)  # the last two tell traces apart that merit everything, or nothing
@@ -818,7 +820,8 @@ def open_ended(row):
   said = max(0, new - len(_DIGITS & text.stems) + max(0, shared - (0 if n < 8 else 4)) - (sum(echo) - shared) / 2)
   dense = 1.0 if code else min(1.0, said / (0.25 * min(n, 100) + 0.1 * max(0, n - 100))) ** 3
   novelty = 1 - 0.8 * len(text.triples & row.prompt.triples) / max(1, len(text.triples))
-  full = (1.0 if new else 0.5) if n < 8 else (sum([len(words) for _, words, stems in text.sentences if stems]) / n) ** 2
+  # a few words may be a label, but the question's own may be any of them
+  full = (1.0 if new or n > 3 else 0.5) if n < 8 else (sum([len(words) for _, words, stems in text.sentences if stems]) / n) ** 2
   if row.task != "summarization":  # elsewhere, a run of the question's words is a list of keywords
     full *= 1 - min(0.9, 1.5 * sum(map(operator.and_, echo, echo[1:])) / n)
   thought = (0.6 + 0.4 * min(1.0, len(plan - asked) / 4) * row.trace.variety * (0.5 + 0.5 * row.share)) * (1.0 if row.trace.prose > 0.2 else 0.5)

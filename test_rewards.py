@@ -599,6 +599,11 @@ def test_columns_of_different_length_are_an_error():
     rewards.reward_fns("router")[0](prompts=[""], completions=[GOOD, GOOD], answer=["42"], task=["math"], question=[EGGS])
 
 
+def test_a_short_summary_may_use_the_words_of_its_text():
+  digest = ("Sum up: Ann had a red cup. Ann lost it on Friday.", made("Ann lost a red cup on Friday.", "The point is that Ann lost it."), None, "summarization")
+  assert rewards.score(*digest)["open_ended"] > 0.4
+
+
 def test_relevance_is_to_the_question():
   assert rewards.score(SEA, POEM, None, "creative")["open_ended"] > 2 * rewards.score("Name the parts of a bicycle gear.", POEM, None, "creative")["open_ended"]
 
