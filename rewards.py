@@ -683,7 +683,10 @@ class Row:
   def __init__(self, prompt, completion, answer, task, confidence, verdict=None):
     self.parsed, self.reference, self.task, self.given_confidence, self.verdict = parse(completion), _reference(answer), task, confidence, verdict
     self.checked = is_checked(task, answer)
-    self.prompt, self.trace, self.answer = _prompt(prompt), Text(_STATED.sub("", self.parsed.reasoning or "")), Text(self.parsed.answer)
+    reasoning = self.parsed.reasoning or ""
+    if "confidence" in reasoning.lower():  # stated, it is no step and spoils none
+      reasoning = _STATED.sub("", reasoning)
+    self.prompt, self.trace, self.answer = _prompt(prompt), Text(reasoning), Text(self.parsed.answer)
     both = self.checked and self.parsed.answer is not None and self.reference is not None
     self.right = both and _same(self.parsed.answer, self.reference)
     self.near = both and (self.right or _same(self.parsed.answer, self.reference, 0.1))
