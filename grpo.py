@@ -11,7 +11,7 @@ The second and third leg of the relay, one script (Shao et al. 2024, DeepSeekMat
 3. The reference policy is the policy this leg started from, not the untouched base: otherwise the KL term would pull
    against the leg before. With LoRA it shares the base's arrays and is only a frozen copy of the adapter.
 4. The old policy is the trainer's own forward pass at the rollout's temperature, so the ratio at the first of the
-   --num_iterations updates is exactly 1.
+   --num_iterations updates is 1: exactly with one update, up to rounding with more.
 5. A completion that stopped is trained on its stop token; one cut off at the limit has none.
 6. Sampling noise is a pure function of --seed and the step; so are the prompts of a step.
 7. A prompt is run once for its G completions, in the rollout and, where the model's sliding window allows it, in the update.

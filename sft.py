@@ -117,7 +117,7 @@ def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any
   number("lora_alpha", None, "Scale of the adapter is alpha / rank. Inherited from --init_ckpt." + by_model("lora_alpha"))
   # Data
   string("data", None, "synthetic[:easy], gsm8k, a hub id, a file or folder, or task=source,task=source." + by_model("data"))
-  number("validation_fraction", 0.05, "Share of a source held out by hash of the question, in (0, 1).")
+  number("validation_fraction", 0.05, "Share of a source held out by hash of the question, in (0, 1); synthetic data has splits of its own.")
   integer("max_prompt_length", None, "Tokens of a prompt; longer ones are dropped and counted." + by_model("max_prompt_length"))
   integer("max_completion_length", None, "Tokens of a completion or target." + by_model("max_completion_length"))
   # Optimisation
