@@ -826,7 +826,8 @@ def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
   samples_file, stop = out / "eval_samples.jsonl", sft.Stop(started, fv.max_hours)
   # What a sample depends on, but for its batch: Orbax notes in a step when it was written, whatever its folder is called now.
   settings = [fv.model, fv.dtype, fv.max_completion_length, drawing, fv.samples, fv.seed, pathlib.Path(rewards.__file__).read_text(encoding="utf-8")]
-  weights = {name: (found[name][0] / "_CHECKPOINT_METADATA").read_text() if name in found else "base" for name in names}
+  written = lambda path: path.read_text() if path.exists() else str(path)
+  weights = {name: written(found[name][0] / "_CHECKPOINT_METADATA") if name in found else "base" for name in names}
   decoded, earlier = collections.defaultdict(list), sft.read_jsonl(samples_file)
   sft.write_atomically(samples_file, sft.jsonl(earlier))
   for sample in earlier:
