@@ -638,7 +638,7 @@ def export(target: str, model: nnx.Module, scale: float, base: str, source: path
     max_new_tokens: of generation_config.json.
   """
   kind, folder = target.partition(":")[0], pathlib.Path(target.partition(":")[2])
-  run, report = step_dir and step_dir.parent.parent, evaluation_of(step_dir)
+  run, report = step_dir and step_dir.parent.parent, step_dir and evaluation_of(step_dir)
   for name in ("config.json", "tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"):
     if (source / name).exists():
       shutil.copy(source / name, folder)
@@ -675,11 +675,11 @@ def legs(run: pathlib.Path | None) -> list[dict[str, Any]]:
   return found[::-1]
 
 
-def evaluation_of(step_dir: pathlib.Path | None) -> dict[str, Any] | None:
+def evaluation_of(step_dir: pathlib.Path) -> dict[str, Any] | None:
   """The run's eval.json, if it is of this step: the run may have gone on since."""
-  path = step_dir and step_dir.parent.parent / "eval.json"
-  report = json.loads(path.read_text()) if path and path.exists() else {}
-  return report if step_dir and report.get("step") == int(step_dir.name) else None
+  path = step_dir.parent.parent / "eval.json"
+  report = json.loads(path.read_text()) if path.exists() else {}
+  return report if report.get("step") == int(step_dir.name) else None
 
 
 def model_card(ckpt: str, run: pathlib.Path | None, kind: str, base: str, report: dict[str, Any] | None) -> str:

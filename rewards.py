@@ -1102,13 +1102,18 @@ def _shares(preset, weights, names, judged):
   return shares, sum(checked[name] for name in SURE if name in checked) / sum(checked.values()) if weights["correctness"] else 0.0
 
 
+@functools.cache
+def _applicable(preset, judged, checked):
+  return [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if checked else NEED_CHECK)]
+
+
 @functools.lru_cache(maxsize=4096)  # the reward functions of a preset ask for the same row one after the other
 def _evaluate(prompt, completion, answer, task, preset, weights, confidence_given, verdict_given):
   """(component values, contributions that add up to the total) of a row, for the components that apply to it."""
   row = Row(prompt, completion, answer, task, confidence_given, verdict_given)
   judged = verdict_given is not None
   weights = tuple((name, weight) for name, weight in weights if name != "judge" or judged)
-  names = [name for name in resolve_weights(preset, None, judged) if name not in (NEED_OPEN if row.checked else NEED_CHECK)]
+  names = _applicable(preset, judged, row.checked)
   values = {name: value for name in names if (value := COMPONENTS[name](row)) is not None}
   shares, floor = _shares(preset, weights, tuple(values), judged)
   exact = row.parsed.format == "exact"
