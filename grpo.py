@@ -126,7 +126,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   # Speed: this repository's paths and Tunix's own, for comparison
   absl_flags.DEFINE_enum("rollout", "shared", ["shared", "vanilla", *ENGINES], "shared: one prefill per prompt, stop token kept; vanilla: Tunix's own sampler; "
                          "vllm, sglang_jax: those engines through Tunix, where it can serve the model.", flag_values=fv)
-  absl_flags.DEFINE_enum("loss", "chunked", ["chunked", "stock"], "chunked: log-probabilities of the completions only, in chunks; stock: Tunix's GRPO loss and "
+  absl_flags.DEFINE_enum("loss", "chunked", ["chunked", "stock"], "chunked: log-probabilities of the completions only, the vocabulary in chunks; stock: Tunix's GRPO loss and "
                          "reference pass on prompt and completion, at full length.", flag_values=fv)
   integer("eval_every", None, "Steps between checks of greedy completions on held-out prompts." + by_model("eval_every"))
   integer("eval_prompts", 64, "Held-out prompts in such a check; 0: no checks.")

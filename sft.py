@@ -4,7 +4,7 @@ The first leg of the relay. What it does, and where it differs from the usual re
 
 1. The loss is the mean over target tokens only; the prompt is read, never learnt.
 2. Prompts are padded on the left and targets on the right, so the target always starts in the same column and only
-   those columns are multiplied with the vocabulary, in chunks, never as one [B, P + T, V] tensor.
+   those columns are multiplied with the vocabulary, a chunk of it at a time: [B, P + T, V] logits never exist.
 3. Examples of similar length share a batch, and padded lengths come from a short list: little padding, few compiles.
 4. LoRA on every projection by default; `--lora_rank=0` trains all weights. Either way the optimiser keeps float32
    master weights, because in bfloat16 an update of learning rate 3e-6 rounds to nothing.
@@ -705,16 +705,15 @@ def restore(model: nnx.Module, step_dir: pathlib.Path, lora_rank: int) -> None:
       raise ValueError(f"{step_dir} does not fit: its parameters are not those of this model with --lora_rank={lora_rank}") from e
 
 
-def decode_logits(model: nnx.Module, hidden: jax.Array, columns: bool = False) -> jax.Array:
-  """Vocabulary logits in float32, [..., V], of final hidden states [..., D], as the model's own head computes them.
-
-  With `columns`, those of [rows, D] as [V, rows]: the same product, on a CPU in 60% of the time for the few rows of a decoding step.
-  """
-  # Not embedder.decode: in a loop XLA would keep a transposed copy of the embedding for it.
-  embedding = model.embedder.input_embedding.get_value()
-  logits = (jnp.einsum("vd,rd->vr", embedding, hidden) if columns else jnp.einsum("...d,vd->...v", hidden, embedding)).astype(jnp.float32)
-  cap = getattr(model, "final_logits_softcap", None)  # Gemma 2
+def cap_logits(model: nnx.Module, logits: jax.Array) -> jax.Array:
+  """Logits in float32 as the model's head ends: Gemma 2 bends them to stay within a cap."""
+  cap, logits = getattr(model, "final_logits_softcap", None), logits.astype(jnp.float32)
   return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+
+def decode_logits(model: nnx.Module, hidden: jax.Array) -> jax.Array:
+  """Vocabulary logits in float32, [V, rows], of final hidden states [rows, D]: on a CPU in 60% of the time of [rows, V] for a decoding step's few rows."""
+  return cap_logits(model, jnp.einsum("vd,rd->vr", model.embedder.input_embedding.get_value(), hidden))
 
 
 def final_hidden(model: nnx.Module, ids: jax.Array, positions: jax.Array, cache: Any, mask: jax.Array) -> tuple[jax.Array, Any]:
@@ -740,7 +739,7 @@ def grow_cache(cache: Any, num_generations: int, length: int) -> Any:
   return {name: {"k": grow(c["k"]), "v": grow(c["v"]), "end_index": repeat(c["end_index"])} for name, c in cache.items()}
 
 
-def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_logits: int = 2**26) -> jax.Array:
+def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_logits: int | None = None) -> jax.Array:
   """Log-probabilities [B * G, T] of the completion tokens under the policy at `temperature`.
 
   Args:
@@ -748,7 +747,7 @@ def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_log
     batch: has prompt_ids, prompt_mask [B, P] (padded left) and completion_ids, completion_mask [B * G, T] (padded right). With
       G > 1 a prompt is run once and its keys and values serve its G completions; see can_share_prompts.
     temperature: logits are divided by it, as the rollout's were.
-    max_logits: how many logits a device holds at a time; 2^26 are 256 MB in float32.
+    max_logits: how many logits a device holds at a time, if not 2^23, 32 MB of a TPU's on-chip memory, or 2^19, 2 MB of a CPU's cache.
   Returns:
     float32 [B * G, T]; entries outside the mask are meaningless.
   """
@@ -766,19 +765,46 @@ def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_log
     hidden, _ = final_hidden(model, targets, positions[:, p:], grow_cache(cache, g, t), attends[:, p:])
     hidden = jnp.concatenate([jnp.repeat(last[:, -1:], g, axis=0), hidden[:, :-1]], axis=1)
 
-  def logps(hidden, targets):
-    logits = decode_logits(model, hidden) / temperature
-    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0] - jax.nn.logsumexp(logits, axis=-1)
+  own = jnp.einsum("btd,btd->bt", hidden, model.embedder.input_embedding.get_value()[targets], preferred_element_type=jnp.float32)
+  return cap_logits(model, own) / temperature - logsumexp(model, hidden, temperature, max_logits)
 
-  chunk_logps = _with_slopes(logps) if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)) else jax.checkpoint(logps)
-  chunk = max(1, min(t, max_logits * len(jax.devices()) // (model.embedder.num_embed * rows)))
-  while t % chunk:
+
+def logsumexp(model: nnx.Module, hidden: jax.Array, temperature: float, max_logits: int | None = None) -> jax.Array:
+  """log of the sum over the vocabulary of exp(logits / temperature), float32 [B, T], of final hidden states [B, T, D].
+
+  The vocabulary passes in chunks as keys do in FlashAttention (Dao et al. 2022): a chunk's logits fit into a TPU's on-chip
+  memory, and the embedding is read once. If it is frozen, its mean under the policy, which is the slope [B, T, D], is
+  gathered on the same way, and the backward pass has no logits to compute.
+  """
+  embedding = model.embedder.input_embedding.get_value()
+  v, d = embedding.shape
+  max_logits = max_logits or (2**19 if jax.devices()[0].platform == "cpu" else 2**23)
+  strips = math.gcd(v, 8)  # of each chunk: tp divides the vocabulary among chips, and so divides every chunk
+  chunk = max(strips, min(v, max_logits * len(jax.devices()) // math.prod(hidden.shape[:2])))
+  while v % chunk or chunk % strips:
     chunk -= 1
-  if chunk == t:
-    return chunk_logps(hidden, targets)
-  split = lambda x: jnp.moveaxis(x.reshape(rows, t // chunk, chunk, *x.shape[2:]), 1, 0)
-  out = jax.lax.map(lambda x: chunk_logps(*x), (split(hidden), split(targets)))
-  return jnp.moveaxis(out, 0, 1).reshape(rows, t)
+  chunks = embedding.reshape(strips, v // chunk, chunk // strips, d)
+
+  def of_chunk(hidden, i):
+    rows = jax.lax.dynamic_index_in_dim(chunks, i, axis=1, keepdims=False).reshape(chunk, d)
+    logits = cap_logits(model, jnp.einsum("btd,vd->btv", hidden, rows, preferred_element_type=jnp.float32))
+    return jax.nn.logsumexp(logits / temperature, axis=-1)
+
+  if not jax.tree.leaves(nnx.state(model, nnx.LoRAParam)):  # the embedding is trained, too
+    return jax.nn.logsumexp(jax.lax.map(jax.checkpoint(lambda i: of_chunk(hidden, i)), jnp.arange(v // chunk)), axis=0)
+
+  def forward(hidden):
+    def add(sums, i):
+      more, pullback = jax.vjp(lambda hidden: of_chunk(hidden, i), hidden)
+      total = jnp.logaddexp(sums[0], more)
+      share = lambda part: jnp.exp(part - total)[..., None]
+      return (total, share(sums[0]) * sums[1] + share(more) * pullback(jnp.ones_like(more))[0]), None
+    nothing = jnp.full(hidden.shape[:2], -jnp.inf), jnp.zeros(hidden.shape, jnp.float32)
+    return jax.lax.scan(add, nothing, jnp.arange(v // chunk))[0]
+
+  summed = jax.custom_vjp(lambda hidden: forward(hidden)[0])
+  summed.defvjp(forward, lambda slope, gradient: ((slope * gradient[..., None]).astype(hidden.dtype),))
+  return summed(hidden)
 
 
 def can_share_prompts(model: nnx.Module, mesh: jax.sharding.Mesh, batch: Any) -> bool:
@@ -789,21 +815,6 @@ def can_share_prompts(model: nnx.Module, mesh: jax.sharding.Mesh, batch: Any) ->
   """
   (b, p), t = batch["prompt_ids"].shape, batch["completion_ids"].shape[1]
   return p + t <= model.config.sliding_window_size and b % mesh.shape["fsdp"] == 0
-
-
-def _with_slopes(logps: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """`logps` of a frozen vocabulary, differentiated in the forward pass: the logits are computed once, not once more in the backward pass.
-
-  A token's log-probability depends on its own hidden state [D] only, so its slope is one more [D], whatever the loss makes of it.
-  """
-  wrapped = jax.custom_vjp(logps)
-
-  def forward(hidden, targets):
-    out, pullback = jax.vjp(lambda h: logps(h, targets), hidden)
-    return out, pullback(jnp.ones_like(out))[0]
-
-  wrapped.defvjp(forward, lambda slope, grad: ((slope * grad[..., None]).astype(slope.dtype), None))
-  return wrapped
 
 
 # --- Sampling ---------------------------------------------------------------------------------------------------------
@@ -850,7 +861,7 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
   rows = prompt_ids.shape[0] * num_generations
   model = nnx.merge(graphdef, state)
   hidden, cache = prefill(model, prompt_ids, prompt_mask)
-  logits = jnp.repeat(decode_logits(model, hidden[:, -1], columns=True), num_generations, axis=1)
+  logits = jnp.repeat(decode_logits(model, hidden[:, -1]), num_generations, axis=1)
   cache = grow_cache(cache, num_generations, max_new_tokens)
   prompt_mask = jnp.repeat(prompt_mask, num_generations, axis=0)
   next_position = jnp.sum(prompt_mask, axis=1, keepdims=True)
@@ -871,7 +882,7 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
     # Merged here, because a module from outside the loop cannot be used at the loop's trace level.
     model = nnx.merge(graphdef, state)
     hidden, cache = final_hidden(model, token[:, None], next_position + t, cache, valid[:, None])
-    return t + 1, cache, decode_logits(model, hidden[:, -1], columns=True), done, ids, lengths, logps
+    return t + 1, cache, decode_logits(model, hidden[:, -1]), done, ids, lengths, logps
 
   carry = (0, cache, logits, jnp.zeros(rows, bool), jnp.full((rows, max_new_tokens), pad_id, jnp.int32),
            jnp.zeros(rows, jnp.int32), jnp.zeros((rows, max_new_tokens), jnp.float32))
@@ -1107,23 +1118,32 @@ def hbm_bytes(blocks: dict[str, str], entry: str) -> float:
   """Bytes that a computation's instructions, its loops apart, read from and write to HBM. XLA's own count takes on-chip arrays, S(n) in their layout, for memory."""
   size = lambda shape: sum(math.prod(map(int, filter(None, dims.split(",")))) * int((re.search(r"\d+", dtype) or "8")[0]) / 8
                            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\](?!\{[^}]*S\()", shape))
+  on_chip = re.compile(r"S\(\d\)")
+  instruction, arguments = r"%(\S+) = (.*?) ([a-z][a-z-]*)\((.*?)\)(.*)", lambda args: re.findall(r"%([\w.-]+)", args)
+
+  def slices(shape, op, i, rest):
+    """(shape, operation) of the slices that an instruction takes of its operand i, or None if it takes more."""
+    if op != "fusion":
+      return [(shape, op)] if i == 0 and re.fullmatch("gather|(dynamic-)?(update-)?slice", op) else None
+    fused = blocks[re.search(r"calls=%([\w.-]+)", rest)[1]]
+    parameter = re.search(rf"%(\S+) = .* parameter\({i}\)", fused)[1]
+    found = [slices(shape, op, k, rest) for _, shape, op, args, rest in re.findall(instruction, fused)
+             for k, argument in enumerate(arguments(args)) if argument == parameter]
+    return None if None in found else sum(found, [])
+
   shapes, total = {}, 0.0
-  for name, shape, op, args, rest in re.findall(r"%(\S+) = (.*?) ([a-z][a-z-]*)\((.*?)\)(.*)", blocks[entry]):
-    shapes[name], names, results = shape, re.findall(r"%([\w.-]+)", args), re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape)
+  for name, shape, op, args, rest in re.findall(instruction, blocks[entry]):
+    shapes[name], results = shape, re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", shape)
     if op.endswith("-start"):  # both ends of a copy, one of them perhaps the whole that a slice is taken from
-      total += min(size(re.sub(r"S\(\d\)", "", x)) for x in results[:2]) * sum("S(" not in x for x in results[:2])
+      total += min(size(on_chip.sub("", x)) for x in results[:2]) * sum(not on_chip.search(x) for x in results[:2])
     elif not re.fullmatch("parameter|constant|tuple|get-tuple-element|bitcast|custom-call|while|.*-done", op):  # custom-call: buffers' names and views
-      operands, text = [shapes[x] for x in names], f" = {shape} {op}({args})"
-      if op == "fusion":
-        text = blocks[re.search(r"calls=%([\w.-]+)", rest)[1]]
-        names = [re.search(rf"%(\S+) = .* parameter\({j}\)", text)[1] for j in range(len(names))]
-        for k, j in re.findall(r"\{(\d+)\}: \((\d+), \{\}\)", rest):  # handed through while a collective is under way
-          results[int(k)] = operands[int(j)] = ""
-      for j, x in enumerate(map(re.escape, names)):  # of what is only sliced the slices count, of what is updated in place nothing
-        uses = re.findall(rf" = (\S+) (gather|(?:dynamic-)?(?:update-)?slice)\(%{x}[,)]", text)
-        if uses and len(uses) == len(re.findall(f"%{x}[,)]", text)):
-          operands[j] = " ".join(part for part, kind in uses if "update" not in kind)
-          results = [result for result in results if (result, "dynamic-update-slice") not in uses]
+      operands = [shapes[x] for x in arguments(args)]
+      for k, j in re.findall(r"\{(\d+)\}: \((\d+), \{\}\)", rest) if op == "fusion" else []:  # handed through while a collective is under way
+        results[int(k)] = operands[int(j)] = ""
+      for j in range(len(operands)):  # of what is only sliced the slices count, of what is updated in place nothing
+        if size(operands[j]) and (used := slices(shape, op, j, rest)):
+          operands[j] = " ".join(on_chip.sub("", part) for part, kind in used if "update" not in kind)
+          results = [result for result in results if (result, "dynamic-update-slice") not in used]
       total += sum(map(size, results + operands))
   return total
 

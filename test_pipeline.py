@@ -858,7 +858,7 @@ def test_decoding_padding_and_plain_calls_agree(kind, folders):
 
 @pytest.mark.parametrize("kind", ["small", "gemma2_wide"])
 def test_loss_and_gradient_equal_stock_tunix(kind, folders):
-  """On the same completions: with prompts once or G times, in chunks of the vocabulary loss or not, on an adapter or all weights."""
+  """On the same completions: with prompts once or G times, the vocabulary in one chunk or in four, on an adapter or all weights."""
   rng, temperature = np.random.default_rng(0), 0.9
   rows = lambda n, low, high: [rng.integers(10, 768, rng.integers(low, high)) for _ in range(n)]
   model = sft.load_model(folders[kind], sft.make_mesh("1,1"), lora_rank=4, lora_alpha=8.0)
@@ -871,7 +871,7 @@ def test_loss_and_gradient_equal_stock_tunix(kind, folders):
   repeated = shared | {name: np.repeat(shared[name], G, axis=0) for name in ("prompt_ids", "prompt_mask")}
   config = grpo.Config(num_generations=G, beta=0.05, epsilon=0.2, epsilon_high=0.3, kl_loss_mode="low_var_kl")
   config.temperature = temperature
-  for trained in (nnx.LoRAParam, nnx.Param):  # the adapter's gradient goes through _with_slopes
+  for trained in (nnx.LoRAParam, nnx.Param):  # with an adapter the vocabulary's slopes come from the forward pass
     if trained is nnx.Param:
       model = loaded(folders[kind])
     graphdef, params, rest = nnx.split(model, trained, ...)
@@ -883,7 +883,7 @@ def test_loss_and_gradient_equal_stock_tunix(kind, folders):
       got, other = of(lambda m, b: grpo.policy_loss(m, b, config, 0, 1)[0], batch)
       assert float(got) == pytest.approx(float(loss), rel=1e-5)
       assert float(optax.global_norm(jax.tree.map(jnp.subtract, other, gradient))) < 1e-4 * norm
-    whole, cut = (of(lambda m, b: jnp.sum(sft.token_logps(m, b, temperature, n) * b["weights"]), repeated) for n in (2**26, 3 * 768 * 2 * G))
+    whole, cut = (of(lambda m, b: jnp.sum(sft.token_logps(m, b, temperature, n) * b["weights"]), repeated) for n in (2**26, 200 * 2 * G * 16))  # one chunk, and four of 192 tokens
     assert float(cut[0]) == pytest.approx(float(whole[0]), rel=1e-5)
     assert float(optax.global_norm(jax.tree.map(jnp.subtract, cut[1], whole[1]))) < 1e-4 * float(optax.global_norm(whole[1]))
 
@@ -1328,7 +1328,14 @@ def test_bytes_of_a_program_are_those_that_cross_to_hbm():
   blocks = {"gathered": """
     %p0 = bf16[1000,128]{1,0} parameter(0)
     %p1 = s32[8]{0} parameter(1)
-    ROOT %rows = bf16[8,128]{1,0} gather(%p0, %p1), slice_sizes={1,128}""", "entry": """
+    ROOT %rows = bf16[8,128]{1,0} gather(%p0, %p1), slice_sizes={1,128}""", "sliced": """
+    %p0 = bf16[1000,128]{1,0} parameter(0)
+    %p1 = s32[]{:S(6)} parameter(1)
+    ROOT %tile = bf16[100,128]{1,0:S(1)} dynamic-slice(%p0, %p1, %p1), dynamic_slice_sizes={100,128}""", "multiplied": """
+    %q0 = bf16[1000,128]{1,0} parameter(0)
+    %q1 = s32[]{:S(6)} parameter(1)
+    %tile = bf16[100,128]{1,0} fusion(%q0, %q1), kind=kLoop, calls=%sliced
+    ROOT %square = f32[100,100]{1,0:S(1)} dot(%tile, %tile)""", "entry": """
     %table = bf16[1000,128]{1,0} parameter(0)
     %ids = s32[8]{0} parameter(1)
     %cache = bf16[64,128]{1,0} parameter(2)
@@ -1337,10 +1344,14 @@ def test_bytes_of_a_program_are_those_that_cross_to_hbm():
     %half = bf16[500,128]{1,0:T(8,128)S(1)} slice-done(%start)
     %rows = bf16[8,128]{1,0} fusion(%table, %ids), kind=kCustom, calls=%gathered
     %product = f32[8,500]{1,0:S(1)} dot(%rows, %half), metadata={op_name="a = dot(%rows)"}
+    %square = f32[100,100]{1,0:S(1)} fusion(%table, %zero), kind=kOutput, calls=%multiplied
+    %tile = bf16[100,128]{1,0:S(1)} fusion(%table, %zero), kind=kLoop, calls=%sliced
+    %part = bf16[10,128]{1,0:S(1)} fusion(%tile, %zero), kind=kLoop, calls=%sliced
     %out = (f32[8,500]{1,0}, f32[8,500]{1,0:S(1)}, u32[]{:S(2)}) copy-start(%product)
     %written = bf16[64,128]{1,0} dynamic-update-slice(%cache, %rows, %zero, %zero)"""}
-  half, rows, ids, product = 500 * 128 * 2, 8 * 128 * 2, 8 * 4, 8 * 500 * 4
-  assert sft.hbm_bytes(blocks, "entry") == half + (rows + ids + rows) + rows + product + rows  # fetched, gathered, read, written, updated
+  half, rows, ids, product, tile = 500 * 128 * 2, 8 * 128 * 2, 8 * 4, 8 * 500 * 4, 100 * 128 * 2
+  # Fetched, gathered, read, sliced within a fusion within a fusion, sliced to stay on the chip (where a part of it costs nothing), written, updated.
+  assert sft.hbm_bytes(blocks, "entry") == half + (rows + ids + rows) + rows + tile + tile + product + rows
 
 
 # --- The optimiser and the loss, against float64 NumPy ---
