@@ -839,6 +839,15 @@ def draw_tokens(keys: jax.Array, logits: jax.Array) -> jax.Array:
   return i * block + jnp.argmax(tokens > below(drawn - before, tokens[-1]), axis=0)
 
 
+def most_likely(logits: jax.Array) -> jax.Array:
+  """The first of the largest logits [V, rows] of each row: argmax, in two steps for the tenth of the time that one takes a CPU."""
+  vocabulary, rows = logits.shape
+  block = 2 ** (vocabulary.bit_length() // 2)
+  blocks = jnp.pad(logits, ((0, -vocabulary % block), (0, 0)), constant_values=-jnp.inf).reshape(-1, block, rows)
+  i = jnp.argmax(jnp.max(blocks, axis=1), axis=0)
+  return i * block + jnp.argmax(jnp.take_along_axis(blocks, i[None, None], axis=0)[0], axis=0)
+
+
 def likely(logits: jax.Array, top_k: int | None, top_p: float) -> jax.Array:
   """Logits [V, rows] with -inf for all but the `top_k` largest of a row and, of those, the fewest that hold a probability of `top_p`."""
   if top_k is None and top_p == 1:
@@ -868,7 +877,7 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
 
   def draw(t, logits):
     logits = logits if greedy else logits / temperature
-    token = jnp.argmax(logits, axis=0) if greedy else draw_tokens(jax.vmap(functools.partial(jax.random.fold_in, data=t))(keys), likely(logits, top_k, top_p))
+    token = most_likely(logits) if greedy else draw_tokens(jax.vmap(functools.partial(jax.random.fold_in, data=t))(keys), likely(logits, top_k, top_p))
     return token, jnp.take_along_axis(logits, token[None], axis=0)[0] - jax.nn.logsumexp(logits, axis=0)
 
   def step(carry):

@@ -901,6 +901,13 @@ def test_tokens_are_drawn_as_often_as_softmax_says(vocabulary):
   assert np.sum((count - n * probability)[often] ** 2 / (n * probability)[often]) < often.sum() + 4 * np.sqrt(2 * often.sum())  # chi-squared
 
 
+@pytest.mark.parametrize("vocabulary", [1, 7, 768, 1000])
+def test_the_most_likely_token_is_the_first_of_the_largest(vocabulary):
+  rng = np.random.default_rng(0)
+  logits = np.concatenate([rng.normal(size=(vocabulary, 200)), rng.integers(0, 3, (vocabulary, 200)) - 3], axis=1).astype(np.float32)  # many ties in the latter
+  assert (np.asarray(sft.most_likely(jnp.asarray(logits))) == logits.argmax(axis=0)).all()
+
+
 def test_stop_tokens_are_kept_where_a_completion_ended_and_noise_is_the_seeds(trained):
   folder = pathlib.Path(trained.flags[0].partition("=")[2])
   model, tokenizer = loaded(folder), sft.load_tokenizer(folder)
