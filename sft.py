@@ -880,6 +880,10 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
     token = most_likely(logits) if greedy else draw_tokens(jax.vmap(functools.partial(jax.random.fold_in, data=t))(keys), likely(logits, top_k, top_p))
     return token, jnp.take_along_axis(logits, token[None], axis=0)[0] - jax.nn.logsumexp(logits, axis=0)
 
+  # Carried without the axis of a single key-value head, or XLA:CPU would write the whole cache anew in every step.
+  pack = functools.partial(jax.tree.map, lambda x: x.squeeze(2) if x.ndim == 4 and x.shape[2] == 1 else x)
+  unpack = functools.partial(jax.tree.map, lambda x: x[:, :, None] if x.ndim == 3 else x)
+
   def step(carry):
     t, cache, logits, done, ids, lengths, logps = carry
     token, logp = draw(t, logits)
@@ -890,10 +894,10 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
     valid = jnp.concatenate([prompt_mask, jnp.broadcast_to(jnp.arange(max_new_tokens) <= t, (rows, max_new_tokens))], axis=1)
     # Merged here, because a module from outside the loop cannot be used at the loop's trace level.
     model = nnx.merge(graphdef, state)
-    hidden, cache = final_hidden(model, token[:, None], next_position + t, cache, valid[:, None])
-    return t + 1, cache, decode_logits(model, hidden[:, -1]), done, ids, lengths, logps
+    hidden, cache = final_hidden(model, token[:, None], next_position + t, unpack(cache), valid[:, None])
+    return t + 1, pack(cache), decode_logits(model, hidden[:, -1]), done, ids, lengths, logps
 
-  carry = (0, cache, logits, jnp.zeros(rows, bool), jnp.full((rows, max_new_tokens), pad_id, jnp.int32),
+  carry = (0, pack(cache), logits, jnp.zeros(rows, bool), jnp.full((rows, max_new_tokens), pad_id, jnp.int32),
            jnp.zeros(rows, jnp.int32), jnp.zeros((rows, max_new_tokens), jnp.float32))
   carry = jax.lax.while_loop(lambda c: (c[0] < max_new_tokens) & ~c[3].all(), step, carry)
   return carry[4], carry[5], carry[6]
