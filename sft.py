@@ -765,16 +765,16 @@ def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_log
     hidden, _ = final_hidden(model, targets, positions[:, p:], grow_cache(cache, g, t), attends[:, p:])
     hidden = jnp.concatenate([jnp.repeat(last[:, -1:], g, axis=0), hidden[:, :-1]], axis=1)
 
-  own = jnp.einsum("btd,btd->bt", hidden, model.embedder.input_embedding.get_value()[targets], preferred_element_type=jnp.float32)
-  return cap_logits(model, own) / temperature - logsumexp(model, hidden, temperature, max_logits)
+  own_logits = jnp.einsum("btd,btd->bt", hidden, model.embedder.input_embedding.get_value()[targets], preferred_element_type=jnp.float32)
+  return cap_logits(model, own_logits) / temperature - logsumexp(model, hidden, temperature, max_logits)
 
 
 def logsumexp(model: nnx.Module, hidden: jax.Array, temperature: float, max_logits: int | None = None) -> jax.Array:
   """log of the sum over the vocabulary of exp(logits / temperature), float32 [B, T], of final hidden states [B, T, D].
 
-  The vocabulary passes in chunks as keys do in FlashAttention (Dao et al. 2022): a chunk's logits fit into a TPU's on-chip
-  memory, and the embedding is read once. If it is frozen, its mean under the policy, which is the slope [B, T, D], is
-  gathered on the same way, and the backward pass has no logits to compute.
+  The vocabulary passes in chunks as keys do in FlashAttention (Dao et al. 2022): the logits of a chunk fit into a TPU's on-chip
+  memory, and the embedding is read once. A frozen embedding's mean under the policy, which is the slope [B, T, D], is gathered
+  on the same way, so that the backward pass has no logits to compute; without a backward pass XLA leaves it out.
   """
   embedding = model.embedder.input_embedding.get_value()
   v, d = embedding.shape
@@ -785,17 +785,17 @@ def logsumexp(model: nnx.Module, hidden: jax.Array, temperature: float, max_logi
     chunk -= 1
   chunks = embedding.reshape(strips, v // chunk, chunk // strips, d)
 
-  def of_chunk(hidden, i):
-    rows = jax.lax.dynamic_index_in_dim(chunks, i, axis=1, keepdims=False).reshape(chunk, d)
-    logits = cap_logits(model, jnp.einsum("btd,vd->btv", hidden, rows, preferred_element_type=jnp.float32))
+  def of_chunk(hidden, rows):
+    logits = cap_logits(model, jnp.einsum("btd,vd->btv", hidden, rows.reshape(chunk, d), preferred_element_type=jnp.float32))
     return jax.nn.logsumexp(logits / temperature, axis=-1)
 
   if not jax.tree.leaves(nnx.state(model, nnx.LoRAParam)):  # the embedding is trained, too
-    return jax.nn.logsumexp(jax.lax.map(jax.checkpoint(lambda i: of_chunk(hidden, i)), jnp.arange(v // chunk)), axis=0)
+    return jax.nn.logsumexp(jax.lax.map(jax.checkpoint(lambda rows: of_chunk(hidden, rows)), jnp.moveaxis(chunks, 1, 0)), axis=0)
 
   def forward(hidden):
     def add(sums, i):
-      more, pullback = jax.vjp(lambda hidden: of_chunk(hidden, i), hidden)
+      rows = jax.lax.dynamic_index_in_dim(chunks, i, axis=1)
+      more, pullback = jax.vjp(lambda hidden: of_chunk(hidden, rows), hidden)
       total = jnp.logaddexp(sums[0], more)
       share = lambda part: jnp.exp(part - total)[..., None]
       return (total, share(sums[0]) * sums[1] + share(more) * pullback(jnp.ones_like(more))[0]), None
