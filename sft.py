@@ -19,6 +19,7 @@ Shapes: B examples, P prompt length, T target length, D width, V vocabulary.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import gc
 import hashlib
@@ -197,7 +198,7 @@ def check_flags(fv: absl_flags.FlagValues, problems: Sequence[str] = ()) -> None
 
 
 class Compilations:
-  """Keeps compiled programs on disk, so that the next leg or the same run continued does not compile them again, and counts them."""
+  """Keeps compiled programs on disk, so that the next leg or the same run continued does not compile them again, counts them, and gives back the memory that making them took."""
 
   def __init__(self):
     self.programs = self.seconds = self.cached = 0
@@ -214,6 +215,8 @@ class Compilations:
       if seconds > 1 and not self._found:  # the many small ones are not worth a word
         self.programs, self.seconds = self.programs + 1, self.seconds + seconds
       self._found = False
+      if seconds > 1 and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # glibc keeps what the compiler freed: 0.9 of the 5.6 GB that a run of the 270M had on a CPU
 
   def __str__(self) -> str:
     """-> "5 programs compiled in 41 s, 3 from the cache, peak memory 2.9 GB" """
