@@ -39,6 +39,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import qwix
 
 import data
 import eval as evaluation
@@ -858,12 +859,16 @@ def test_decoding_padding_and_plain_calls_agree(kind, folders):
 
 @pytest.mark.parametrize("kind", ["small", "gemma2_wide"])
 def test_loss_and_gradient_equal_stock_tunix(kind, folders):
-  """On the same completions: with prompts once or G times, the vocabulary in one chunk or in four, on an adapter or all weights."""
+  """On the same completions and with Qwix's own provider: prompts once or G times, the vocabulary in one chunk or in four, on an adapter or all weights."""
   rng, temperature = np.random.default_rng(0), 0.9
   rows = lambda n, low, high: [rng.integers(10, 768, rng.integers(low, high)) for _ in range(n)]
-  model = sft.load_model(folders[kind], sft.make_mesh("1,1"), lora_rank=4, lora_alpha=8.0)
-  adapter = nnx.state(model, nnx.LoRAParam)
-  nnx.update(model, jax.tree.map(lambda x: x + rng.normal(0, 0.05, x.shape).astype(np.float32), adapter))
+  tunix_config, loader = sft.model_from_config(folders[kind])
+  load_stock = lambda: loader.create_model_from_safe_tensors(str(folders[kind]), tunix_config, sft.make_mesh("1,1"), dtype=jnp.float32)
+  model, stock = sft.load_model(folders[kind], sft.make_mesh("1,1"), lora_rank=4, lora_alpha=8.0), load_stock()
+  stock = qwix.apply_lora_to_model(stock, qwix.LoraProvider(module_path=sft.LORA_MODULES, rank=4, alpha=8.0), rngs=nnx.Rngs(params=0), **stock.get_model_input())
+  adapter = jax.tree.map(lambda x: x + rng.normal(0, 0.05, x.shape).astype(np.float32), nnx.state(stock, nnx.LoRAParam))
+  nnx.update(model, adapter)
+  nnx.update(stock, adapter)
   shared = sft.make_batch(rows(2, 3, 12), rows(2 * G, 2, 17), 0, 16, 16)
   shape, mask = shared["completion_mask"].shape, shared["completion_mask"].astype(np.float32)
   shared |= {"advantages": rng.normal(size=2 * G).astype(np.float32), "reference_logps": rng.normal(-6, 1, shape).astype(np.float32),
@@ -873,10 +878,10 @@ def test_loss_and_gradient_equal_stock_tunix(kind, folders):
   config.temperature = temperature
   for trained in (nnx.LoRAParam, nnx.Param):  # with an adapter the vocabulary's slopes come from the forward pass
     if trained is nnx.Param:
-      model = loaded(folders[kind])
+      model, stock = loaded(folders[kind]), load_stock()
     graphdef, params, rest = nnx.split(model, trained, ...)
-    of = lambda fn, batch: jax.jit(jax.value_and_grad(lambda p: fn(nnx.merge(graphdef, p, rest), batch)))(params)
-    loss, gradient = of(lambda m, b: grpo.stock_loss(m, b, config, 0, 1)[0], repeated)
+    of = lambda fn, batch, graphdef=graphdef: jax.jit(jax.value_and_grad(lambda p: fn(nnx.merge(graphdef, p, rest), batch)))(params)
+    loss, gradient = of(lambda m, b: grpo.stock_loss(m, b, config, 0, 1)[0], repeated, nnx.graphdef(stock))
     norm = float(optax.global_norm(gradient))
     assert norm > 1e-3
     for batch in (shared, repeated):
