@@ -280,7 +280,7 @@ class Learner(grpo_learner.GRPOLearner):
     super().__init__(*args, **kwargs)
     self._update_metrics = UPDATE_METRICS[:-1] if fv.loss == "stock" else UPDATE_METRICS
     self.rl_cluster.actor_trainer.with_rl_metrics_to_log({name: np.mean for name in self._update_metrics})
-    sft.keep_frozen_in_place(self.rl_cluster.actor_trainer, fv.lora_rank)
+    sft.jit_train_step(self.rl_cluster.actor_trainer, fv.lora_rank)
     self._reference, self._mesh, self._fv, self._llm_judge, self._final_fns = reference, mesh, fv, llm_judge, final_fns
     # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
     quarters = sorted({-(-fv.micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
@@ -339,7 +339,7 @@ class Learner(grpo_learner.GRPOLearner):
     batches = []
     for i in chosen:
       batch = sft.make_batch([training_input["prompt_ids"][j // g] for j in i[::g]], [out.tokens[j] for j in i],
-                             self.rl_cluster.rollout.pad_id(), fv.max_prompt_length, fv.max_completion_length, trim=not stock)
+                             self.rl_cluster.rollout.pad_id(), fv.max_prompt_length, fv.max_completion_length, parts=(1, 1) if stock else (2, 4))
       if stock or not sft.can_share_prompts(self.rl_cluster.actor_trainer.model, self._mesh, batch):
         batch.update({name: np.repeat(batch[name], g, axis=0) for name in ("prompt_ids", "prompt_mask")})
       mask = batch["completion_mask"].astype(np.float32)
@@ -406,8 +406,8 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
     batch = once
   prompts = sft.abstract_batch(fv, mesh, -(-fv.batch_size // mesh.shape["fsdp"]) * mesh.shape["fsdp"])
   sampler = sft.Sampler(model, types.SimpleNamespace(stop_ids=(0, 1), pad_token_id=0), mesh)
-  reference = sft.bytes_per_device(nnx.state(model, sft.trained_filter(fv.lora_rank))) if fv.beta else 0
-  optimizer = sft.bytes_per_device(nnx.state(trainer.optimizer))
+  trained, frozen = map(sft.bytes_per_device, nnx.state(model, sft.trained_filter(fv.lora_rank), ...))
+  reference, optimizer = trained if fv.beta else 0, sft.bytes_per_device(nnx.state(trainer.optimizer))
   passes = (fv.beta > 0) + (fv.num_iterations > 1)
   inputs = {name: batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
   rows = prompts["prompt_ids"].shape[0] * g
@@ -416,11 +416,12 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
       nnx.to_pure_dict(nnx.state(model)), prompts["prompt_ids"], prompts["prompt_mask"],
       jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=prompts["prompt_ids"].sharding), 1.0,
       num_generations=g, max_new_tokens=t, greedy=False, top_k=None, top_p=1.0)
-  lower_update = sft.keep_frozen_in_place(trainer, fv.lora_rank)
+  lower_gradient, lower_apply = sft.jit_train_step(trainer, fv.lora_rank)
   return {
       "rollout": (rollout, rows, 1, reference + optimizer),
       **({"reference": (lambda: jit_logps(model, fv.temperature).lower(nnx.state(model), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
-      "update": (lambda: lower_update(batch), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference)}
+      "update": (lambda: lower_gradient(batch), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference + optimizer),
+      "optimiser": (lower_apply, fv.micro_batch_size * g, fv.num_iterations * num_micro, reference + frozen)}
 
 
 # --- Main -------------------------------------------------------------------------------------------------------------

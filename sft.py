@@ -37,6 +37,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
@@ -560,9 +561,9 @@ def encode_prompts(tokenizer: Any, examples: Sequence[data.Example], max_length:
   return [example for example, _ in kept], [ids for _, ids in kept]
 
 
-def bucket(length: int, limit: int) -> int:
-  """`length` rounded up to a quarter, half, three quarters or all of `limit`: few shapes, so few compiles."""
-  size = -(-limit // 4)
+def bucket(length: int, limit: int, parts: int = 4) -> int:
+  """`length` rounded up to a multiple of a quarter of `limit`, or another of its parts, but not above it: few shapes, so few compiles."""
+  size = -(-limit // parts)
   return min(limit, -(-length // size) * size)
 
 
@@ -575,10 +576,9 @@ def pad(rows: Sequence[Sequence[int]], length: int, value: int, left: bool = Fal
   return out, mask
 
 
-def make_batch(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int, max_prompt: int, max_target: int, trim: bool = True) -> dict[str, np.ndarray]:
-  """One batch: prompt_ids, prompt_mask [B, P] (padded on the left) and completion_ids, completion_mask [B, T], as long as needed or, without `trim`, as allowed."""
-  p = bucket(max(map(len, prompts)), max_prompt) if trim else max_prompt
-  t = bucket(max(1, *map(len, targets)), max_target) if trim else max_target
+def make_batch(prompts: Sequence[list[int]], targets: Sequence[list[int]], pad_id: int, max_prompt: int, max_target: int, parts: tuple[int, int] = (4, 4)) -> dict[str, np.ndarray]:
+  """One batch: prompt_ids, prompt_mask [B, P] (padded on the left) and completion_ids, completion_mask [B, T], as long as `bucket` makes them with that many `parts`."""
+  p, t = bucket(max(map(len, prompts)), max_prompt, parts[0]), bucket(max(1, *map(len, targets)), max_target, parts[1])
   prompt_ids, prompt_mask = pad(prompts, p, pad_id, left=True)
   completion_ids, completion_mask = pad(targets, t, pad_id)
   return {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, "completion_ids": completion_ids, "completion_mask": completion_mask}
@@ -1052,39 +1052,48 @@ def make_optimizer(fv: absl_flags.FlagValues) -> tuple[optax.GradientTransformat
   return with_float32_master(optax.chain(clip, adamw)), schedule
 
 
-def keep_frozen_in_place(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> Callable[[Any], Any]:
-  """Has Tunix's train step hand back only what it changes: nnx.jit hands back the frozen weights, too, a copy of them for every micro-batch.
+def jit_train_step(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> tuple[Callable[[Any], Any], Callable[[], Any]]:
+  """Compiles Tunix's train step as two programs: the gradient, once for each shape of a batch, and the optimiser's step, once.
 
-  Tunix takes the step from create_train_step_fn as it is when `train` is told to skip its own jit. Call once the loss is set.
+  Neither hands back the frozen weights; Tunix's nnx.jit does, a copy of them for every micro-batch. Tunix takes the step from
+  create_train_step_fn as it is when `train` is told to skip its own jit. Call once the loss is set.
 
   Returns:
-    a function that lowers the step for a batch, for the plan.
+    functions that lower the gradient of a batch and the optimiser's step, for the plan.
   """
   train_step, model, optimizer = trainer.create_train_step_fn(), trainer.model, trainer.optimizer
   graphdefs = nnx.graphdef(model), nnx.graphdef(optimizer)
+  split = lambda: nnx.state(model, trained_filter(lora_rank), ...)
+
+  @functools.partial(jax.jit, out_shardings=(None, jax.tree.map(lambda x: x.sharding, split()[0])))
+  def gradient(trained, frozen, batch):
+    kept = types.SimpleNamespace(update=lambda _, grads: setattr(kept, "grads", grads))  # in the optimiser's place
+    return train_step(nnx.merge(graphdefs[0], trained, frozen), kept, batch), kept.grads
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def jitted(trained, state, frozen, batch):
+  def apply(trained, state, frozen, grads):
     model, optimizer = nnx.merge(graphdefs[0], trained, frozen), nnx.merge(graphdefs[1], state)
-    out = train_step(model, optimizer, batch)
-    return out, nnx.state(model, trained_filter(lora_rank)), nnx.state(optimizer)
-
-  def arguments(batch):
-    trained, frozen = nnx.state(model, trained_filter(lora_rank), ...)
-    return trained, nnx.state(optimizer), frozen, batch
+    optimizer.update(model, grads)
+    return nnx.state(model, trained_filter(lora_rank)), nnx.state(optimizer)
 
   def step(batch):
-    out, trained, state = jitted(*arguments(batch))
+    trained, frozen = split()
+    out, grads = gradient(trained, frozen, batch)
+    trained, state = apply(trained, nnx.state(optimizer), frozen, grads)
     nnx.update(model, trained)
     nnx.update(optimizer, state)
     return out
 
+  def lower_apply():
+    trained, frozen = split()
+    return apply.lower(trained, nnx.state(optimizer), frozen, trained)  # gradients are shaped and spread like what is trained
+
   trainer.create_train_step_fn = lambda: step
-  return lambda batch: jitted.lower(*arguments(batch))
+  return lambda batch: gradient.lower(*split(), batch), lower_apply
 
 
 def update(trainer: peft_trainer.PeftTrainer, micro_batches: Sequence[Any], train: Callable[[list[Any]], None] | None = None) -> dict[str, float]:
-  """One optimiser step of Tunix's trainer (by `train`, default its own), after keep_frozen_in_place; returns its metrics, averaged over the micro-batches.
+  """One optimiser step of Tunix's trainer (by `train`, default its own), after jit_train_step; returns its metrics, averaged over the micro-batches.
 
   ValueError if the loss or the gradient is not finite; the weights are then unchanged.
   """
@@ -1302,11 +1311,13 @@ def plan(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh, search: bool, rows_
 
 
 def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str, tuple[Callable[[], Any], int, int, int]]:
-  """The one phase of a step here, for `plan`."""
+  """The phases of a step here, for `plan`."""
   trainer = abstract_trainer(fv, mesh).with_loss_fn(sft_loss).with_gen_model_input_fn(lambda batch: {"batch": batch})
   batch = abstract_batch(fv, mesh, fv.micro_batch_size, weights=(fv.max_completion_length,))
-  lower = keep_frozen_in_place(trainer, fv.lora_rank)
-  return {"update": (lambda: lower(batch), fv.micro_batch_size, fv.batch_size // fv.micro_batch_size, 0)}
+  lower_gradient, lower_apply = jit_train_step(trainer, fv.lora_rank)
+  num_micro, (_, frozen) = fv.batch_size // fv.micro_batch_size, nnx.state(trainer.model, trained_filter(fv.lora_rank), ...)
+  return {"update": (lambda: lower_gradient(batch), fv.micro_batch_size, num_micro, bytes_per_device(nnx.state(trainer.optimizer))),
+          "optimiser": (lower_apply, fv.micro_batch_size, num_micro, bytes_per_device(frozen))}
 
 
 # --- Main -------------------------------------------------------------------------------------------------------------
@@ -1386,7 +1397,7 @@ def main(fv: absl_flags.FlagValues) -> None:
         eval_every_n_steps=10**9, gradient_accumulation_steps=num_micro if num_micro > 1 else None,
         checkpoint_root_directory=str(run.folder.absolute() / "actor"), checkpointing_options=run.checkpointing_options()))
   trainer.with_loss_fn(sft_loss).with_gen_model_input_fn(lambda batch: {"batch": batch})
-  keep_frozen_in_place(trainer, fv.lora_rank)
+  jit_train_step(trainer, fv.lora_rank)
   trainer.is_managed_externally = True  # this loop, not Tunix's, decides when to stop, save and log
   first = trainer.train_steps
   run.begin(first, batch={"examples_per_step": fv.batch_size, "micro_batches": num_micro, "examples": len(train),

@@ -893,6 +893,40 @@ def test_loss_and_gradient_equal_stock_tunix(kind, folders):
     assert float(optax.global_norm(jax.tree.map(jnp.subtract, cut[1], whole[1]))) < 1e-4 * float(optax.global_norm(whole[1]))
 
 
+@pytest.mark.parametrize("lora_rank", [4, 0])
+def test_train_step_in_two_programs_equals_tunix(lora_rank, folders):
+  """Two micro-batches of different lengths a step; the frozen weights stay the arrays that they were, and another length compiles a gradient only."""
+  rng, compiled = np.random.default_rng(0), []
+  jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **unused: compiled.append(event))
+
+  def make():
+    model = sft.load_model(folders["small"], sft.make_mesh("1,1"), dtype="float32", lora_rank=lora_rank, lora_alpha=8.0)
+    trainer = sft.peft_trainer.PeftTrainer(model, optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5)), sft.peft_trainer.TrainingConfig(
+        eval_every_n_steps=10**9, gradient_accumulation_steps=2))
+    trainer.is_managed_externally = True
+    return trainer.with_loss_fn(sft.sft_loss).with_gen_model_input_fn(lambda batch: {"batch": batch})
+
+  def micro_batch(length):
+    rows = lambda n: [rng.integers(10, 768, n) for _ in range(2)]
+    batch = sft.make_batch(rows(8), rows(length), 0, 8, 16)
+    return batch | {"weights": batch["completion_mask"] / batch["completion_mask"].sum()}
+
+  mine, stock = make(), make()
+  sft.jit_train_step(mine, lora_rank)
+  before = jax.tree.leaves(nnx.state(mine.model, sft.trained_filter(lora_rank), ...)[1])
+  for lengths, programs in [((4, 8), None), ((8, 12), 1), ((4, 12), 0)]:
+    micro_batches = [micro_batch(n) for n in lengths]
+    stock.train(micro_batches)
+    compiled.clear()
+    mine.train(micro_batches, skip_jit=True)
+    assert programs in (None, compiled.count("/jax/core/compile/backend_compile_duration"))
+  kept = nnx.state(mine.model, sft.trained_filter(lora_rank), ...)[1]
+  assert all(x is y for x, y in zip(before, jax.tree.leaves(kept), strict=True))
+  states = [nnx.state(t.model, sft.trained_filter(lora_rank)) for t in (mine, stock, make())]
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *states[:2])
+  assert float(optax.global_norm(jax.tree.map(jnp.subtract, states[0], states[2]))) > 0.1
+
+
 @pytest.mark.parametrize("vocabulary", [7, 768, 1000])
 def test_tokens_are_drawn_as_often_as_softmax_says(vocabulary):
   n = 20_000
@@ -1332,7 +1366,7 @@ def test_plan_compiles_all_phases_for_a_tpu(folders, tmp_path):
   done = start(tmp_path, REPO / "grpo.py", "--plan", f"--model={tmp_path}", "--lora_rank=8", "--batch_size=4", "--num_generations=4", "--max_prompt_length=32",
                "--max_completion_length=32", XLA_FLAGS="")
   rows_per_chip = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.split()[-2:-1] == ["x"]}
-  assert rows_per_chip == {"rollout": "4", "reference": "2", "update": "2"}  # the sampler pads 4 prompts to 8
+  assert rows_per_chip == {"rollout": "4", "reference": "2", "update": "2", "optimiser": "2"}  # the sampler pads 4 prompts to 8
   assert "--micro_batch_size=4" in done.stdout.splitlines()[-1]
 
 
