@@ -371,21 +371,6 @@ def _field(row: dict, names: tuple[str, ...]) -> str | None:
 # --- Mixtures ---
 
 
-def parse_weights(text: str) -> dict[str, float]:
-  """`creative=0.5,logic=0.3` -> {"creative": 0.5, "logic": 0.3}. Raises ValueError naming the part that is wrong."""
-  weights = {}
-  for part in text.split(","):
-    name, _, value = (piece.strip() for piece in part.partition("="))
-    if not re.fullmatch(r"\d*\.?\d+|\d+\.", value) or not name:
-      raise ValueError(f"weights {text!r}: {part.strip()!r} is not of the form name=0.5, with a number of 0 or more")
-    if name in weights:
-      raise ValueError(f"weights {text!r}: {name} is named twice")
-    weights[name] = float(value)
-  if not any(weights.values()):
-    raise ValueError(f"weights {text!r}: all are zero")
-  return weights
-
-
 def mixture(parts, seed: int, count: int | None = None) -> list[Example]:
   """Mixes sets by weight, exact to the row (largest remainders), in an order that is a pure function of the seed.
 

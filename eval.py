@@ -300,16 +300,21 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 # --- What was seen in training ----------------------------------------------------------------------------------------
 
 
-def training_flags(info: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def training_flags(run: pathlib.Path) -> Iterator[dict[str, Any]]:
   """The flags of a run and of the legs before it; ValueError where one of those is gone."""
   while True:
+    info = sft.read_run(run)
     yield info["flags"]
-    if info.get("started_from", "base") == "base":
+    start = pathlib.Path(info.get("started_from", "base"))
+    if start.name == "base":
       return
-    info = sft.find_checkpoint(info["started_from"])[1]
+    beside = run.parent.joinpath(*start.parts[-3:])
+    if start.parent.parent.parent == pathlib.Path(info["flags"]["out"]).parent and beside.exists():
+      start = beside  # a relay's folder may have been renamed since, and another relay have its name
+    run = sft.find_checkpoint(start)[0].parents[1]
 
 
-def seen_in_training(questions: Sequence[str], runs: dict[str, dict[str, Any]]) -> tuple[dict[str, str], dict[str, str]]:
+def seen_in_training(questions: Sequence[str], runs: dict[str, pathlib.Path]) -> tuple[dict[str, str], dict[str, str]]:
   """({question: "same" or "shares 13 words"}, {run: why it could not be checked}) of the questions that the runs' training rows give away.
 
   "same": a training question, case and white space aside. "shares 13 words": it shares a sequence of GRAM words with one.
@@ -320,9 +325,9 @@ def seen_in_training(questions: Sequence[str], runs: dict[str, dict[str, Any]]) 
   for text, question in asked.items():
     for gram in grams(text):
       asked_grams[gram].add(question)
-  for name, info in runs.items():
+  for name, run in runs.items():
     try:
-      for flags in training_flags(info):
+      for flags in training_flags(run):
         source = (flags["data"], flags["seed"], flags["validation_fraction"])
         if source in checked:
           continue
@@ -669,7 +674,7 @@ def legs(run: pathlib.Path | None) -> list[dict[str, Any]]:
   """The flags of a run and of the legs before it that can still be found, the first leg first."""
   found = []
   try:
-    found.extend(training_flags(sft.read_run(run)) if run else ())
+    found.extend(training_flags(run) if run else ())
   except ValueError as e:
     print(f"the model card names the last legs only: {e}")
   return found[::-1]
@@ -692,7 +697,7 @@ def model_card(ckpt: str, run: pathlib.Path | None, kind: str, base: str, report
         f"{report['n']} prompts of {report['data']}, {report['samples']} completions each at temperature {report['temperature']:g}, 95% intervals.", "",
         "| checkpoint | task | n | exact answer | exact format | within 10% |", "|---|---|---|---|---|---|", *(
             f"| {r['ckpt']} | {r['task']} | {r['n']} | {share(r, 'exact')} | {share(r, 'format_exact')} | {share(r, 'partial')} |" for r in report["rows"])])
-  trained = "\n".join(f"- `{flags['out']}`, on {flags['data']}: `{' '.join(f'--{k}={v}' for k, v in flags.items() if v not in (None, '') and v is not False)}`" for flags in legs(run))
+  trained = "\n".join(f"- `{flags['out']}`, on {flags['data']}: `{' '.join(f'--{k}={v}' for k, v in flags.items() if v is not None)}`" for flags in legs(run))
   use = {"hf": """```python
 import transformers
 tokenizer, model = (cls.from_pretrained("FOLDER") for cls in (transformers.AutoTokenizer, transformers.AutoModelForCausalLM))
@@ -769,6 +774,9 @@ def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
     raise ValueError(f"--report={fv.report} must be a .html file in a folder that exists and can be written")
   if fv.report and importlib.util.find_spec("matplotlib") is None:
     raise ValueError("--report takes a package that is missing here: pip install matplotlib")
+  asked = [name for name in ("export", "prompt", "input", "interactive") if fv[name].value]
+  if len(asked) > 1:
+    raise ValueError(f"--{' and --'.join(asked)} are different things to do: one at a time")
   if fv.export:
     claim_folder(fv.export, names[-1])
   llm_judge = rewards.make_judge(fv.judge, fv.judge_model, fv.judge_rubric)
@@ -780,11 +788,10 @@ def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
   run = found[names[-1]][0].parent.parent if names[-1] in found else None
   # What is attached to a Kaggle notebook cannot be written.
   out = pathlib.Path(fv.out or (run if run and os.access(run, os.W_OK) else "runs/base"))
-  if not fv.interactive:
+  if not asked:
     out.mkdir(parents=True, exist_ok=True)
 
   # --- Data ---
-  asked = fv.prompt or fv.input or fv.interactive or fv.export
   questions = [fv.prompt] if fv.prompt else read_questions(fv.input) if fv.input else []
   examples = [] if asked else data.load(fv.data, "test", seed=fv.seed, limit=fv.limit or None)
   folder = data.resolve_model(fv.model)
@@ -795,7 +802,7 @@ def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
     examples, prompts = sft.encode_prompts(tokenizer, examples, fv.max_prompt_length)
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # prompts of a batch are alike: little padding
     examples, prompts = [examples[i] for i in by_length], [prompts[i] for i in by_length]
-  seen, unchecked = seen_in_training([e.question for e in examples], {name: info for name, (_, info) in found.items()} if examples else {})
+  seen, unchecked = seen_in_training([e.question for e in examples], {name: step.parents[1] for name, (step, _) in found.items()} if examples else {})
   for name, why in unchecked.items():
     print(f"{name}: not known which prompts it was trained on ({why})")
   for kind, n in sorted(collections.Counter(seen.values()).items()):
@@ -852,7 +859,8 @@ def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
         bar.close()
         print(f"stopped ({reason}); what was decoded is in {samples_file}, and the same command goes on from there")
         return
-    by_ckpt[name] += [decoded[batch][j:j + fv.samples] for j in range(0, len(decoded[batch]), fv.samples)]
+    samples = [sample | {"ckpt": name} for sample in decoded[batch]]  # it may have had another name when they were decoded
+    by_ckpt[name] += [samples[j:j + fv.samples] for j in range(0, len(samples), fv.samples)]
 
   # --- Save ---
   if fv.judge == "self":

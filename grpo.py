@@ -101,7 +101,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   number("math_fraction", 0.2, "Share of mathematics in the mixed stage, in [0, 1].")
   absl_flags.DEFINE_bool("curriculum", False, "The run's mathematics from few to many solution steps, instead of in random order; another --max_steps lays it out anew.", flag_values=fv)
   # Reward
-  absl_flags.DEFINE_enum("preset", "router", list(rewards.PRESETS), "Reward preset; the router judges mathematics on being right alone.", flag_values=fv)
+  absl_flags.DEFINE_enum("preset", "router", list(rewards.PRESETS), "Reward preset: which components count, by task, and how much.", flag_values=fv)
   string("reward_weights", "", "Overrides the preset's weights, as in format=0.3,correctness=0.5; empty: the preset's own.")
   rewards.define_judge_flags(fv)
   absl_flags.DEFINE_enum("anneal_to", None, list(rewards.PRESETS), "Preset that the reward moves to, linearly over --max_steps, from --preset with its "
@@ -171,12 +171,14 @@ class SharedPrefillRollout(base_rollout.BaseRollout):
 
 
 def check_engine(engine: str, model: nnx.Module) -> None:
-  """Raises ValueError if Tunix cannot hand this model's weights to a rollout engine of ENGINES."""
-  backend = ENGINES[engine][1]
+  """Raises ValueError if Tunix cannot hand this model's weights to a rollout engine of ENGINES, or it is not installed."""
+  package, backend = ENGINES[engine]
   try:
     model.to_hf_mappings(backend)
   except (AttributeError, RuntimeError) as e:
     raise ValueError(f"--rollout={engine} cannot serve this model: this Tunix has no {backend} weight mapping for {type(model).__name__}; leave the flag out") from e
+  if importlib.util.find_spec(package) is None:
+    raise ValueError(f"--rollout={engine} needs the package {package}, which is not installed: see its page on how to install it for your accelerator, or leave the flag out")
 
 
 # --- Update -----------------------------------------------------------------------------------------------------------
@@ -385,6 +387,8 @@ class Learner(grpo_learner.GRPOLearner):
                   "time/update": now - start, "time/step": now - step_end}
         step_end = now
         yield record, samples if iteration == 0 else []
+      if self.should_sync_weights:  # an engine has weights of its own; the other rollouts decode with the trainer's
+        self.rl_cluster.sync_weights()
 
 
 # --- Plan -------------------------------------------------------------------------------------------------------------
@@ -408,7 +412,7 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
   sampler = sft.Sampler(model, types.SimpleNamespace(stop_ids=(0, 1), pad_token_id=0), mesh)
   trained, frozen = map(sft.bytes_per_device, nnx.state(model, sft.trained_filter(fv.lora_rank), ...))
   reference, optimizer = trained if fv.beta else 0, sft.bytes_per_device(nnx.state(trainer.optimizer))
-  passes = (fv.beta > 0) + (fv.num_iterations > 1)
+  passes = (fv.beta > 0 and fv.loss != "stock") + (fv.num_iterations > 1)  # Tunix's own reference pass is not lowered
   inputs = {name: batch[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}
   rows = prompts["prompt_ids"].shape[0] * g
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
@@ -436,7 +440,8 @@ def load_examples(fv: absl_flags.FlagValues, split: str) -> list[tuple[list[data
   for rows, share in parts:
     if share and not rows:
       kind = "mathematics with an answer" if rows is maths else "tasks other than mathematics"
-      raise ValueError(f"--data={fv.data} has no {split} rows of {kind}, which --stage={fv.stage} needs: add a source")
+      raise ValueError(f"--data={fv.data} has no {split} rows of {kind}, which --stage={fv.stage} needs: add a source"
+                       + ", raise --validation_fraction or take --eval_prompts=0" * (split == "validation"))
   return [(rows, share) for rows, share in parts if share]
 
 
@@ -453,14 +458,11 @@ def main(fv: absl_flags.FlagValues) -> None:
   devices, search = sft.topology_devices(fv.plan_topology) if fv.plan else jax.devices(), fv.micro_batch_size is None
   sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent, len(devices))
   fv.epsilon_high = fv.epsilon if fv.epsilon_high is None else fv.epsilon_high
-  package = ENGINES[fv.rollout][0] if fv.rollout in ENGINES else None
   sft.check_flags(fv, [problem for wrong, problem in (
       (fv.num_generations < 2, f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group"),
       (fv.num_iterations < 1 or fv.max_steps % max(1, fv.num_iterations), f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}"),
       (not 0 <= fv.math_fraction <= 1, f"--math_fraction={fv.math_fraction} must lie in [0, 1]"),
       (fv.temperature <= 0, f"--temperature={fv.temperature} must be above 0"), (fv.beta < 0, f"--beta={fv.beta} must not be negative"),
-      (package and importlib.util.find_spec(package) is None,
-       f"--rollout={fv.rollout} needs the package {package}, which is not installed: see its page on how to install it for your accelerator, or leave the flag out"),
       (fv.loss == "stock" and (fv.skip_zero_variance or fv.mask_truncated or fv.loss_aggregation != "sequence"),
        "--loss=stock knows --loss_aggregation=sequence only: add --noskip_zero_variance, and leave out --mask_truncated"),
       (jax.distributed.is_initialized() and (fv.judge or fv.rollout != "shared" or fv.loss == "stock"),
@@ -482,14 +484,14 @@ def main(fv: absl_flags.FlagValues) -> None:
   start = run.started_from()
 
   # --- Data ---
-  parts, held_out = load_examples(fv, "train"), load_examples(fv, "validation")
+  parts, held_out = load_examples(fv, "train"), load_examples(fv, "validation") if fv.eval_prompts else []
   folder = data.resolve_model(fv.model)
   sft.check_model(folder, fv.max_prompt_length + fv.max_completion_length)
   max_rows = sft.check_memory(folder, fv, fv.num_generations)
   tokenizer = sft.load_tokenizer(folder)
   fits = lambda parts: [(sft.encode_prompts(tokenizer, rows, fv.max_prompt_length)[0], share) for rows, share in parts]
   parts = fits(parts)
-  checked = data.mixture(fits(held_out), fv.seed)[:fv.eval_prompts]
+  checked = data.mixture(fits(held_out), fv.seed)[:fv.eval_prompts] if held_out else []
   pass_rows = len(data.mixture(parts, fv.seed))
   num_rollouts, rollouts_per_pass = fv.max_steps // fv.num_iterations, pass_rows // fv.batch_size
   if not rollouts_per_pass:
@@ -598,7 +600,7 @@ def main(fv: absl_flags.FlagValues) -> None:
   cluster.close()
   run.close()
   print(f"saved {run.folder}/actor/{trainer.train_steps} ({ended_because}, {(time.time() - started) / 60:.1f} minutes; {compilations})")
-  after = f"python grpo.py --stage=mixed --model={fv.model} --init_ckpt={run.folder}" if fv.stage == "math" else "python eval.py"
+  after = f"python grpo.py --stage=mixed --model={fv.model} --init_ckpt={run.folder}" if fv.stage == "math" else "python eval.py" + f" --ckpt=base,{run.folder}" * (fv.out != "runs/mixed")
   print(f"next: {after}" if ended_because == "max_steps" else "next: the same command again continues this run")
 
 

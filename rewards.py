@@ -1050,7 +1050,7 @@ def make_judge(where, model="", rubric="", ask=None):
 
 def define_judge_flags(fv):
   from absl import flags
-  flags.DEFINE_string("judge", "", "Judge of open-ended completions: the URL of an OpenAI-compatible server, or self, the policy as it was at the start "
+  flags.DEFINE_string("judge", "", "Judge of open-ended completions: the URL of an OpenAI-compatible server, or self, the reference policy "
                       "(eval.py: the base). Empty: none.", flag_values=fv)
   flags.DEFINE_string("judge_model", "", "The judge's name on its server. Empty: the server's first model.", flag_values=fv)
   flags.DEFINE_string("judge_rubric", "", "mathematics, reasoning, generic, or a text file with one criterion per line, a question that yes answers well. "
@@ -1140,6 +1140,13 @@ def score(prompt, completion, answer, task, preset="router", weights=None, **ext
   return values | {"total": float(sum(parts.values()))}
 
 
+@functools.lru_cache(maxsize=1)  # reward functions, of two presets with --anneal_to, are called with the same batch one after the other
+def _verdicts(judge, *rows):
+  asked = [row for row in rows if not is_checked(row[2], row[3])]
+  scores = dict(zip(asked, judge(*zip(*(row[:3] for row in asked), strict=True)), strict=True)) if asked else {}
+  return [scores.get(row) for row in rows]
+
+
 def reward_fns(preset, weights=None, judge=None):
   """One reward function per component, in Tunix's and TRL's signature; over all of them a row's rewards add up to score(...)["total"].
 
@@ -1149,18 +1156,12 @@ def reward_fns(preset, weights=None, judge=None):
   [f.__name__ for f in reward_fns("router")] -> ["correctness", "open_ended", "format", "trace"]"""
   names = resolve_weights(preset, weights, judge is not None)
 
-  @functools.lru_cache(maxsize=1)  # the functions are called with the same batch one after the other
-  def verdicts(*rows):
-    asked = [row for row in rows if not is_checked(row[2], row[3])]
-    scores = dict(zip(asked, judge(*zip(*(row[:3] for row in asked), strict=True)), strict=True)) if asked else {}
-    return [scores.get(row) for row in rows]
-
   def make(name):
     def fn(prompts, completions, answer, task, question, **kwargs):
       del prompts  # the chat text; relevance and novelty are measured against the bare question
       stated = kwargs.get("confidence")
       stated = [None] * len(completions) if stated is None else stated
-      judged = verdicts(*zip(question, completions, task, map(_reference, answer), strict=True)) if judge else [None] * len(completions)
+      judged = _verdicts(judge, *zip(question, completions, task, map(_reference, answer), strict=True)) if judge else [None] * len(completions)
       return [float(_row(q, c, a, t, preset, weights, p, v)[1].get(name, 0.0)) for q, c, a, t, p, v in zip(question, completions, answer, task, stated, judged, strict=True)]
     fn.__name__ = fn.__qualname__ = name
     return fn

@@ -222,6 +222,10 @@ def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   samples.unlink()
   call(evaluation, *flags)
   assert went_on == (samples.read_text(), report()) and len(read_jsonl(samples)) == 2 * 24
+  called = shutil.copytree(run, tmp_path / "called")  # the same weights by another name: nothing is decoded anew
+  call(evaluation, *flags, f"--ckpt=base,{called}", "--max_hours=1e-9")
+  assert {s["ckpt"] for s in read_jsonl(called / "eval_samples.jsonl")} == {"base", str(called)}
+  capsys.readouterr()
   written = run / "actor" / "120" / "_CHECKPOINT_METADATA"
   written.write_text(written.read_text() + " ")  # as if trained anew
   capsys.readouterr()
@@ -308,9 +312,30 @@ def test_prompts_seen_in_training_are_found(tmp_path):
   rows = write_jsonl(tmp_path / "train.jsonl", [{"question": q, "answer": "1"} for q in ("What is  1 + 1?", story + " How many plants?")])
   flags = {"data": str(rows), "seed": 0, "validation_fraction": 0.0}
   questions = ["what is 1 + 1?", "What is 1 - 1?", story.upper() + " How many is half of them?", "Ann has a garden with twelve rows of beans."]
-  gone = {"flags": flags | {"data": "gone.jsonl"}}
-  seen, unchecked = evaluation.seen_in_training(questions, {"a": {"flags": flags}, "b": gone})
+  a, b = write_run(tmp_path / "a", flags), write_run(tmp_path / "b", flags | {"data": "gone.jsonl"})
+  seen, unchecked = evaluation.seen_in_training(questions, {"a": a, "b": b})
   assert seen == {questions[0]: "same", questions[2]: "shares 13 words"} and list(unchecked) == ["b"] and "gone.jsonl" in unchecked["b"]
+
+
+def write_run(folder, flags, started_from="base"):
+  """The folder of a run of one step, without weights."""
+  (folder / "actor" / "1" / "model_params").mkdir(parents=True)
+  (folder / "run.json").write_text(json.dumps({"flags": {"out": f"runs/{folder.name}", **flags}, "started_from": started_from}))
+  return folder
+
+
+def test_legs_before_are_found_beside_a_relay_that_was_renamed(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for relay in ("runs-tiny", "runs"):  # the second took the first one's name
+    write_run(tmp_path / relay / "sft", {"data": relay})
+    write_run(tmp_path / relay / "math", {"data": relay}, "runs/sft/actor/1")
+    write_run(tmp_path / relay / "trial", {"data": relay, "out": "elsewhere/trial"}, "runs/sft/actor/1")  # never lay beside what it started from
+  legs = lambda run: [flags["data"] for flags in evaluation.training_flags(pathlib.Path(run))]
+  assert legs("runs-tiny/math") == ["runs-tiny"] * 2 and legs("runs/math") == ["runs"] * 2 and legs("runs-tiny/trial") == ["runs-tiny", "runs"]
+  (tmp_path / "runs" / "math" / "run.json").write_text("{")
+  assert sft.has_checkpoint("runs/math")  # so that evaluation says what is wrong with it, instead of leaving it out
+  with pytest.raises(ValueError, match="run.json"):
+    sft.find_checkpoint("runs/math")
 
 
 @pytest.mark.parametrize("top_k, top_p, kept", [(None, 1.0, 5), (2, 1.0, 2), (None, 0.75, 3), (3, 0.75, 2), (9, 0.01, 1)])
@@ -553,12 +578,13 @@ def test_resumed_run_shows_every_step_once(trained, tmp_path, monkeypatch):
   assert column(run, "step") == board_steps(run, "loss") == [1, 2, 3]
 
 
-def test_run_attached_to_a_kaggle_notebook_is_found_by_its_name(trained, tmp_path, monkeypatch):
-  shutil.copytree(trained.run, tmp_path / "input" / "my-relay" / "runs" / "sft")
+@pytest.mark.parametrize("mount", ["my-relay", "datasets/user/my-relay/runs", "notebooks/user/my-relay/show-your-work/runs"])
+def test_run_attached_to_a_kaggle_notebook_is_found_by_its_name(trained, tmp_path, monkeypatch, mount):
+  shutil.copytree(trained.run, tmp_path / "input" / mount / "sft")
   monkeypatch.setenv("KAGGLE_CACHE_MOUNT_FOLDER", str(tmp_path / "input"))
   monkeypatch.chdir(tmp_path)
   for name in ("runs/sft", "runs/sft/actor/120"):
-    assert sft.find_checkpoint(name)[0] == tmp_path / "input" / "my-relay" / "runs" / "sft" / "actor" / "120"
+    assert sft.find_checkpoint(name)[0] == tmp_path / "input" / mount / "sft" / "actor" / "120"
   assert sft.has_checkpoint("runs/sft") and not sft.has_checkpoint("runs/math")
 
 
@@ -633,6 +659,8 @@ def test_stock_loss_and_sampler_of_tunix(trained, whole, tmp_path):
 def test_engine_without_a_weight_mapping_for_the_model_is_refused(engine, kind, folders):
   with pytest.raises(ValueError, match=f"--rollout={engine} cannot serve this model"):
     grpo.check_engine(engine, loaded(folders[kind]))
+  with pytest.raises(ValueError, match=f"needs the package {grpo.ENGINES[engine][0]}, which is not installed"):
+    grpo.check_engine(engine, types.SimpleNamespace(to_hf_mappings=lambda backend: {}))
 
 
 EVERY_VARIANT = ["--beta=0.01", "--reference=base", "--advantage=mean", "--loss_aggregation=token", "--importance=sequence", "--epsilon=1e-4", "--epsilon_high=2e-4",
@@ -1019,7 +1047,7 @@ def test_exports_through_the_command_line(whole, tmp_path):
   for kind in ("hf", "kaggle"):
     call(evaluation, f"--ckpt={run}", f"--export={kind}:{tmp_path / kind}", "--max_prompt_length=32", "--max_completion_length=32")
     card = (tmp_path / kind / "README.md").read_text()
-    assert "25.0% (5.0% to 70.0%)" in card and "--lora_rank=4" in card and str(json.loads((run / "run.json").read_text())["flags"]["data"]) in card
+    assert "25.0% (5.0% to 70.0%)" in card and "--lora_rank=4" in card and "--replicate_base=False" in card and str(json.loads((run / "run.json").read_text())["flags"]["data"]) in card
     assert (tmp_path / kind / "tokenizer.json").exists() and (tmp_path / kind / "config.json").exists()
   assert (tmp_path / "hf" / "model.safetensors").exists() and json.loads((tmp_path / "kaggle" / "model-instance-metadata.json").read_text())["framework"] == "flax"
   assert evaluation.evaluation_of(run / "actor" / "3") == report and evaluation.evaluation_of(run / "actor" / "2") is None
@@ -1253,7 +1281,8 @@ BAD = [  # script, flags, what the one line says, exit status
     (grpo, "--init_ckpt={run}", "the checkpoint was trained on", 1), (sft, "--init_ckpt={run} --model={model} --lora_rank=4", "--lora_rank=4", 1),
     (sft, "--model={model} --data={sums} --lora_rank=100000000 --out={work}/new", "GB per device", 1),
     (grpo, "--model={model} --init_ckpt={run} --num_generations=1 --beta=-1", "compares a group; --beta=-1.0 must not", 1),
-    (grpo, "--model={model} --init_ckpt={run} --rollout=vllm", "needs the package vllm, which is not installed", 1),
+    (grpo, "--model={model} --init_ckpt={run} --data={sums} --eval_prompts=0 --rollout=vllm --out={work}/new", "cannot serve this model", 1),
+    (evaluation, "--ckpt=base --prompt=Hi --export=hf:{work}/new", "--export and --prompt are different things to do", 1),
     (sft, "--model={model} --data={sums} --out=/proc/new", "cannot be written", 1), (sft, "--model={model} --data={sums} --out={run}", "other flags", 1), (grpo, "--model={model} --init_ckpt={run} --num_generations=1", "at least 2", 1),
     (grpo, "--model={model} --init_ckpt={run} --data={work}/stories.jsonl --out={work}/new", "mathematics with an answer", 1),
     (grpo, "--model={model} --init_ckpt={run} --reward_weights=beauty=1", "beauty", 1), (grpo, "--preset=foo", "preset", 2),

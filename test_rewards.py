@@ -893,6 +893,7 @@ def test_judge_in_the_reward(preset):
   assert [f.__name__ for f in fns] == [*rewards.PRESETS[preset], "judge"] and [f.__name__ for f in rewards.reward_fns(preset)] == list(rewards.PRESETS[preset])
   columns = dict(prompts=[""] * 4, completions=[POEM, GOOD, POEM, OPEN_HACKS["gibberish"]], answer=[None, "42", "yes", ""], task=["creative", "math", "logic", "science"], question=[SEA, EGGS, SEA, SEA])
   totals = [sum(parts) for parts in zip(*(f(**columns) for f in fns), strict=True)]
+  _ = [f(**columns) for f in rewards.reward_fns("three_part", None, judge)]  # as --anneal_to does
   assert asked == [2]  # once, about the open-ended rows
   rows = list(zip(columns["question"], columns["completions"], columns["answer"], columns["task"], strict=True))
   values = [rewards.score(*row, preset, judge=verdict) for row, verdict in zip(rows, (0.5, None, None, 1.0), strict=True)]
