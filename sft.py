@@ -123,7 +123,8 @@ def define_shared_flags(fv: absl_flags.FlagValues, defaults: dict[str, tuple[Any
   integer("max_prompt_length", None, "Tokens of a prompt; longer ones are dropped and counted." + by_model("max_prompt_length"))
   integer("max_completion_length", None, "Tokens of a completion or target." + by_model("max_completion_length"))
   # Optimisation
-  number("learning_rate", None, "Peak learning rate: linear warm-up, then cosine decay to a tenth." + by_model("learning_rate"))
+  number("learning_rate", None, "Peak learning rate: linear warm-up, then cosine decay to a tenth; an adapter takes about ten times that of all weights "
+         "(Schulman et al. 2025, LoRA Without Regret)." + by_model("learning_rate"))
   number("warmup_fraction", 0.1, "Share of the steps spent warming up, in [0, 1).")
   number("weight_decay", 0.0, "AdamW's decoupled weight decay.")
   number("max_grad_norm", 1.0, "Gradients are scaled down to this global norm; 0 leaves them alone.")

@@ -181,9 +181,9 @@ def test_leg_writes_its_run_folder(relay, leg, steps, parent, keys):
 
 
 @pytest.mark.parametrize("leg", ["math", "mixed"])
-def test_kl_is_zero_without_beta_and_the_reward_is_the_sum_of_its_parts(relay, leg):
+def test_kl_is_zero_at_the_start_and_the_reward_is_the_sum_of_its_parts(relay, leg):
   records, samples = metrics(relay.runs / leg), read_jsonl(relay.runs / leg / "samples.jsonl")
-  assert [r["kl"] for r in records] == [0] * len(records)  # tiny's --beta=0: no reference
+  assert abs(records[0]["kl"]) < 1e-6 and all(r["time/reference"] > 0 for r in records)  # the reference is where the leg starts
   for r in [*records, *samples]:
     parts = [v for k, v in r.items() if k.startswith("reward/")]
     assert len(parts) >= 3 and abs(sum(parts) - r["reward"]) < 1e-6 and 0 <= r["reward"] <= 1
@@ -698,6 +698,7 @@ def test_judge_in_training_and_evaluation(trained, tmp_path, capfd, monkeypatch)
   assert {(r["task"], r["judge_failed"]) for r in report["rows"]} == {("all", 0.0), ("creative", 0.0), ("math", None)}
   assert all(0 < r["judge"] <= 1 for r in report["rows"] if r["task"] != "math")  # completions without an answer have 0
   call(grpo, *train, f"--out={tmp_path / 'self'}", "--judge=self", "--beta=0")
+  assert column(tmp_path / "self", "kl") == [0, 0]  # --beta=0: no reference
   assert all(0 < r["judge/neutral"] <= r["judge/scored"] and r["judge/asked"] == r["judge/failed"] + r["judge/unparsable"] for r in metrics(tmp_path / "self"))
   assert "s3cret" not in "".join(capfd.readouterr()) and not [p for p in tmp_path.rglob("*") if p.is_file() and b"s3cret" in p.read_bytes()]
 
