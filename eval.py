@@ -311,7 +311,7 @@ def training_flags(run: pathlib.Path) -> Iterator[dict[str, Any]]:
     beside = run.parent.joinpath(*start.parts[-3:])
     if start.parent.parent.parent == pathlib.Path(info["flags"]["out"]).parent and beside.exists():
       start = beside  # a relay's folder may have been renamed since, and another relay have its name
-    run = sft.find_checkpoint(start)[0].parents[1]
+    run = sft.find_step(start).parents[1]
 
 
 def seen_in_training(questions: Sequence[str], runs: dict[str, pathlib.Path]) -> tuple[dict[str, str], dict[str, str]]:

@@ -225,7 +225,6 @@ def test_stopped_evaluation_goes_on_where_it_was(trained, tmp_path, capsys):
   called = shutil.copytree(run, tmp_path / "called")  # the same weights by another name: nothing is decoded anew
   call(evaluation, *flags, f"--ckpt=base,{called}", "--max_hours=1e-9")
   assert {s["ckpt"] for s in read_jsonl(called / "eval_samples.jsonl")} == {"base", str(called)}
-  capsys.readouterr()
   written = run / "actor" / "120" / "_CHECKPOINT_METADATA"
   written.write_text(written.read_text() + " ")  # as if trained anew
   capsys.readouterr()
