@@ -38,6 +38,9 @@ import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
+
+import sft  # before Tunix's RL modules: they start threads, and sft.py has settled by then what malloc gives those
+
 from tunix.rl import algo_core
 from tunix.rl import common as rl_common
 from tunix.rl import function_registry
@@ -47,7 +50,6 @@ from tunix.rl.rollout import base_rollout
 
 import data
 import rewards
-import sft
 
 # Defaults that depend on the model. tiny is trained on all its weights, so its steps are large and its groups wide. On 2640
 # validation problems its mathematics leg gained 7 points at temperature 1.0 and 10 at 0.7 (115 steps each): at 1.0 most of a

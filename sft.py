@@ -43,6 +43,20 @@ from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Tunix imports it: it warns of a missing PyTorch
 
+MALLOC = {"trim_threshold": -1, "mmap_max": -4, "arena_max": -8}  # parameters of glibc's mallopt, in malloc.h
+
+
+def mallopt(name: str, value: int) -> None:
+  """Sets a parameter of glibc's malloc; elsewhere there is none."""
+  if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    libc.mallopt(MALLOC[name], value)
+
+
+# A CPU's programs take their temporary arrays from malloc. One heap for all threads holds less than one for each, and has to
+# be asked for before there are threads: before Tunix's RL modules and JAX's devices.
+if not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))):  # no accelerator
+  mallopt("arena_max", 1)
+
 from absl import flags as absl_flags
 from flax import nnx
 import jax
@@ -685,6 +699,11 @@ def load_model(folder: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: str = "a
   except Exception as e:  # Tunix raises bare RuntimeErrors and KeyErrors for damaged files
     raise ValueError(f"the weights in {folder} do not load ({type(e).__name__}: {str(e).splitlines()[0]}): fetch them again") from e
   gc.collect()  # Tunix's loader leaves most of the weights a second time, in reference cycles
+  if on_cpu and sum(x.nbytes for x in jax.tree.leaves(nnx.state(model))) < 1e8:
+    # Of a small model, keep what a program has freed for its next run: mapping it anew was a third of tiny's step. A large
+    # one's programs would each keep a gigabyte.
+    mallopt("mmap_max", 0)
+    mallopt("trim_threshold", -1)
   return add_adapter(model, mesh, lora_rank, lora_alpha, seed)
 
 

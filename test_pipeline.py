@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import platform
 import random
 import re
 import shutil
@@ -1397,6 +1398,18 @@ def test_plan_compiles_all_phases_for_a_tpu(folders, tmp_path):
   rows_per_chip = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.split()[-2:-1] == ["x"]}
   assert rows_per_chip == {"rollout": "4", "reference": "2", "update": "2", "optimiser": "2"}  # the sampler pads 4 prompts to 8
   assert "--micro_batch_size=4" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc" or any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))), reason="glibc, and nothing but a CPU")
+def test_program_of_a_small_model_run_again_takes_no_memory_from_the_system(folders):
+  code = f"""if 1:
+    import pathlib, resource, grpo, sft, jax, jax.numpy as jnp
+    sft.load_model(pathlib.Path({str(folders["small"])!r}), sft.make_mesh("1,1"))
+    program = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=0).sum())  # 67 MB in between: 16384 pages
+    faults = lambda: program(jnp.ones(4096)).block_until_ready() and resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    print([faults() for _ in range(8)])
+  """
+  assert np.median(np.diff(json.loads(start(REPO, "-c", code, GLIBC_TUNABLES="").stdout))) < 1000
 
 
 def test_bytes_of_a_program_are_those_that_cross_to_hbm():
