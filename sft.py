@@ -43,19 +43,19 @@ from typing import Any, Callable, Iterable, NamedTuple, Sequence
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # before Tunix imports it: it warns of a missing PyTorch
 
-MALLOC = {"trim_threshold": -1, "mmap_max": -4, "arena_max": -8}  # parameters of glibc's mallopt, in malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # parameters of glibc's mallopt, in malloc.h
 
 
-def mallopt(name: str, value: int) -> None:
-  """Sets a parameter of glibc's malloc; elsewhere there is none."""
-  if hasattr(libc := ctypes.CDLL(None), "mallopt"):
-    libc.mallopt(MALLOC[name], value)
+def glibc(function: str, *args: int) -> None:
+  """Calls a function of glibc's malloc; other C libraries have none of them."""
+  if hasattr(libc := ctypes.CDLL(None), function):
+    libc[function](*args)
 
 
 # A CPU's programs take their temporary arrays from malloc. One heap for all threads holds less than one for each, and has to
 # be asked for before there are threads: before Tunix's RL modules and JAX's devices.
 if not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))):  # no accelerator
-  mallopt("arena_max", 1)
+  glibc("mallopt", M_ARENA_MAX, 1)
 
 from absl import flags as absl_flags
 from flax import nnx
@@ -231,8 +231,8 @@ class Compilations:
       if seconds > 1 and not self._found:  # the many small ones are not worth a word
         self.programs, self.seconds = self.programs + 1, self.seconds + seconds
       self._found = False
-      if seconds > 1 and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # glibc keeps what the compiler freed: 0.9 of the 5.6 GB that a run of the 270M had on a CPU
+      if seconds > 1:
+        glibc("malloc_trim", 0)  # it keeps what the compiler freed: 0.9 of the 5.6 GB that a run of the 270M had on a CPU
 
   def __str__(self) -> str:
     """-> "5 programs compiled in 41 s, 3 from the cache, peak memory 2.9 GB" """
@@ -702,8 +702,8 @@ def load_model(folder: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: str = "a
   if on_cpu and sum(x.nbytes for x in jax.tree.leaves(nnx.state(model))) < 1e8:
     # Of a small model, keep what a program has freed for its next run: mapping it anew was a third of tiny's step. A large
     # one's programs would each keep a gigabyte.
-    mallopt("mmap_max", 0)
-    mallopt("trim_threshold", -1)
+    glibc("mallopt", M_MMAP_MAX, 0)
+    glibc("mallopt", M_TRIM_THRESHOLD, -1)
   return add_adapter(model, mesh, lora_rank, lora_alpha, seed)
 
 
