@@ -820,6 +820,8 @@ def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
     take(names[-1])
   if fv.export:
     return export(fv.export, model, alpha / max(1, rank), fv.model, folder, tokenizer, names[-1], found.get(names[-1], (None,))[0], fv.max_completion_length)
+  if jax.default_backend() == "cpu":
+    sft.keep_freed_memory()  # one program runs here; each step of it would take a packed copy of the keys from the system, layer by layer
   sampler = sft.Sampler(model, tokenizer, mesh)
   sampling = dict(max_prompt_length=fv.max_prompt_length, max_completion_length=fv.max_completion_length, seed=fv.seed, **drawing)
   if fv.interactive:

@@ -52,6 +52,12 @@ def glibc(function: str, *args: int) -> None:
     libc[function](*args)
 
 
+def keep_freed_memory() -> None:
+  """Keeps what a program has freed for its next run; by default malloc takes arrays from the system anew, page by page."""
+  glibc("mallopt", M_MMAP_MAX, 0)
+  glibc("mallopt", M_TRIM_THRESHOLD, -1)
+
+
 # A CPU's programs take their temporary arrays from malloc. One heap for all threads holds less than one for each, and has to
 # be asked for before there are threads: before Tunix's RL modules and JAX's devices.
 if not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))):  # no accelerator
@@ -700,10 +706,8 @@ def load_model(folder: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: str = "a
     raise ValueError(f"the weights in {folder} do not load ({type(e).__name__}: {str(e).splitlines()[0]}): fetch them again") from e
   gc.collect()  # Tunix's loader leaves most of the weights a second time, in reference cycles
   if on_cpu and sum(x.nbytes for x in jax.tree.leaves(nnx.state(model))) < 1e8:
-    # Of a small model, keep what a program has freed for its next run: mapping it anew was a third of tiny's step. A large
-    # one's programs would each keep a gigabyte.
-    glibc("mallopt", M_MMAP_MAX, 0)
-    glibc("mallopt", M_TRIM_THRESHOLD, -1)
+    # Mapping it anew was a third of tiny's step. A large model's programs would each keep a gigabyte.
+    keep_freed_memory()
   return add_adapter(model, mesh, lora_rank, lora_alpha, seed)
 
 
@@ -876,10 +880,10 @@ def can_share_prompts(model: nnx.Module, mesh: jax.sharding.Mesh, batch: Any) ->
 # --- Sampling ---------------------------------------------------------------------------------------------------------
 
 
-def in_blocks(logits: jax.Array) -> jax.Array:
-  """Logits [V, rows] as blocks of about sqrt(V) tokens, [V / block, block, rows], filled up with -inf."""
+def in_blocks(logits: jax.Array, share: int = 1) -> jax.Array:
+  """Logits [V, rows] as blocks of about sqrt(V / share) tokens, [V / block, block, rows], filled up with -inf."""
   vocabulary, rows = logits.shape
-  block = 2 ** (vocabulary.bit_length() // 2)
+  block = 2 ** ((vocabulary // share).bit_length() // 2)
   return jnp.pad(logits, ((0, -vocabulary % block), (0, 0)), constant_values=-jnp.inf).reshape(-1, block, rows)
 
 
@@ -907,14 +911,23 @@ def most_likely(logits: jax.Array) -> jax.Array:
   return i * blocks.shape[1] + jnp.argmax(jnp.take_along_axis(blocks, i[None, None], axis=0)[0], axis=0)
 
 
+def largest(logits: jax.Array, k: int) -> jax.Array:
+  """The k largest logits [rows, k] of [V, rows], in falling order: they lie in the k blocks with the largest maxima, and these are a tenth of the work."""
+  blocks = in_blocks(logits, k)
+  if len(blocks) > k:
+    i = jax.lax.top_k(jnp.max(blocks, axis=1).T, k)[1]
+    logits = jnp.take_along_axis(blocks, i.T[:, None], axis=0).reshape(-1, logits.shape[1])
+  return jax.lax.top_k(logits.T, k)[0]
+
+
 def likely(logits: jax.Array, top_k: int | None, top_p: float) -> jax.Array:
   """Logits [V, rows] with -inf for all but the `top_k` largest of a row and, of those, the fewest that hold a probability of `top_p`."""
   if top_k is None and top_p == 1:
     return logits
-  largest = jax.lax.top_k(logits.T, min(top_k or len(logits), len(logits)))[0]
-  probabilities = jax.nn.softmax(largest, axis=-1)
+  top = largest(logits, min(top_k or len(logits), len(logits)))
+  probabilities = jax.nn.softmax(top, axis=-1)
   kept = jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
-  return jnp.where(logits < jnp.min(jnp.where(kept, largest, jnp.inf), axis=-1), -jnp.inf, logits)
+  return jnp.where(logits < jnp.min(jnp.where(kept, top, jnp.inf), axis=-1), -jnp.inf, logits)
 
 
 def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_generations, max_new_tokens, greedy, top_k, top_p, stop_ids, pad_id):

@@ -347,6 +347,12 @@ def test_likely_tokens_are_the_largest_of_a_given_mass(top_k, top_p, kept):
     assert finite.sum() == kept and row[finite] == pytest.approx(want[finite]) and want[finite].min() >= np.sort(want)[-kept] - 1e-6
 
 
+@pytest.mark.parametrize("vocabulary, k", [(1, 1), (5, 2), (768, 50), (1000, 999), (262144, 50)])
+def test_the_largest_logits_are_those_of_a_sort(vocabulary, k):
+  logits = np.random.default_rng(k).integers(-50, 50, (vocabulary, 3)).astype(np.float32)  # with many ties
+  assert (np.asarray(sft.largest(jnp.asarray(logits), k)) == -np.sort(-logits.T)[:, :k]).all()
+
+
 def test_report_shows_everything_and_runs_nothing_of_it(trained, tmp_path):
   hostile = """<script>alert(1)</script>"><img src=http://x onerror='alert(2)'>&lt;b&gt; <reasoning>a <answer>b</reasoning></pre></article>"""
   groups = {}
