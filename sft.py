@@ -912,9 +912,9 @@ def most_likely(logits: jax.Array) -> jax.Array:
 
 
 def largest(logits: jax.Array, k: int) -> jax.Array:
-  """The k largest logits [rows, k] of [V, rows], in falling order: they lie in the k blocks with the largest maxima, and these are a tenth of the work."""
+  """The k largest logits [rows, k] of [V, rows], in falling order; a CPU takes them from the k blocks with the largest maxima, in a tenth of the time."""
   blocks = in_blocks(logits, k)
-  if len(blocks) > k:
+  if for_cpu() and len(blocks) > k:
     i = jax.lax.top_k(jnp.max(blocks, axis=1).T, k)[1]
     logits = jnp.take_along_axis(blocks, i.T[:, None], axis=0).reshape(-1, logits.shape[1])
   return jax.lax.top_k(logits.T, k)[0]
