@@ -706,7 +706,7 @@ def load_model(folder: pathlib.Path, mesh: jax.sharding.Mesh, *, dtype: str = "a
     raise ValueError(f"the weights in {folder} do not load ({type(e).__name__}: {str(e).splitlines()[0]}): fetch them again") from e
   gc.collect()  # Tunix's loader leaves most of the weights a second time, in reference cycles
   if on_cpu and sum(x.nbytes for x in jax.tree.leaves(nnx.state(model))) < 1e8:
-    # Mapping it anew was a third of tiny's step. A large model's programs would each keep a gigabyte.
+    # Mapping memory anew was a third of tiny's step; a large model's programs would each keep a gigabyte.
     keep_freed_memory()
   return add_adapter(model, mesh, lora_rank, lora_alpha, seed)
 
