@@ -46,6 +46,7 @@ import pathlib
 import re
 import shutil
 import sys
+import textwrap
 import time
 from typing import Any, Iterator, Sequence
 
@@ -374,13 +375,15 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
   def new(title: str) -> Any:
     figures[title] = figure.Figure(figsize=(4.6, 3.1), dpi=150, layout="constrained")
     axes = figures[title].subplots()
-    axes.set_title(title, fontsize=10)
+    figures[title].suptitle(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.tick_params(labelsize=8)
     return axes
 
   def explain(title: str) -> None:
-    figures[title].legend(loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    handles, labels = figures[title].axes[0].get_legend_handles_labels()
+    columns = 331 // (34 + 4 * max(map(len, labels), default=0))  # a letter is 4 points wide, the figure 331
+    figures[title].legend(handles, labels, loc="outside lower center", ncols=max(1, min(4, columns)), fontsize=7, frameon=False)
 
   for title, keys in PANELS.items():
     curves = {}
@@ -398,7 +401,7 @@ def draw_plots(rows: list[dict[str, Any]], runs: dict[str, tuple[int, pathlib.Pa
         axes.plot(*part.T, color=f"C{i}", alpha=0.25, lw=0.6)
       axes.plot([], [], color=f"C{i}", label=key.split("/")[-1].replace("_", " "))
     if axes:
-      axes.set_xlabel("step, " + ", then ".join(name for name, _, _ in logged), fontsize=8)
+      axes.set_xlabel(textwrap.fill("step, " + ", then ".join(name for name, _, _ in logged), 64), fontsize=8)
       for _, before, _ in logged[1:]:
         axes.axvline(before, color="0.6", lw=0.8, ls=":")
       explain(title)

@@ -378,6 +378,16 @@ def test_report_shows_everything_and_runs_nothing_of_it(trained, tmp_path):
   assert found["text"] == 4 + 2 * 2 + 2 + 2 + 2 + 2 and found["img"] == len(list(tmp_path.glob("r-*.png"))) >= 6  # completions, questions, answers, names
 
 
+@pytest.mark.parametrize("folder", ["", "/kaggle/working/", "/kaggle/input/notebooks/a-hackathon/"])
+def test_plots_have_room_for_the_names(trained, folder):
+  names = [f"{folder}runs/{leg}" for leg in ("sft", "math", "mixed")]
+  plots = evaluation.draw_plots(evaluation.summarise({name: [graded("4")] for name in names}, 0), {name: (120, trained.run) for name in names})
+  for title, plot in plots.items():
+    plot.draw_without_rendering()
+    drawn = plot.get_tightbbox()  # inches
+    assert drawn.x0 >= 0 and drawn.y0 >= 0 and drawn.x1 <= plot.get_figwidth() and drawn.y1 <= plot.get_figheight(), title
+
+
 def test_streamed_text_only_grows_and_control_characters_stay_out(monkeypatch):
   text = "<reasoning>3 < 4 \x1b[31mand so é on</reasoning> <answer>18</answer>"
   raw = text.encode() + b"\0"  # a token is a byte, so that chunks end inside of tags and letters
