@@ -225,15 +225,17 @@ def summarise(groups: dict[str, list[list[dict[str, Any]]]], seed: int) -> list[
     groups: {checkpoint: the samples of each prompt}; the same prompts in the same order for each.
     seed: of the bootstrap.
   Returns:
-    rows; a metric is None where it applies to nothing. With one completion per prompt a share has Wilson's interval; every other mean has that of
-    BOOTSTRAP resamples of the prompts. A difference is the mean over prompts, its interval 1.96 standard errors to either side; for shares of one
-    completion per prompt with Agresti's and Min's correction, so that no difference seen is not taken for certainty.
+    rows; a metric is None where it applies to nothing. With one completion per prompt, or where none or all are, a share has Wilson's interval, of as
+    many trials as prompts; every other mean has that of BOOTSTRAP resamples of the prompts. A difference is the mean over prompts, its interval 1.96
+    standard errors to either side; for shares of one completion per prompt, or where no prompt differs, with Agresti's and Min's correction, so that
+    no difference seen is not taken for certainty.
   """
   rows, measured = [], {ckpt: [measure(group) for group in part] for ckpt, part in groups.items()}
   for ckpt, part in groups.items():
     for task in ["all", *sorted({group[0]["task"] for group in part})]:
       chosen = [i for i, group in enumerate(part) if task in ("all", group[0]["task"])]
       samples = [s for i in chosen for s in part[i]]
+      single = len(samples) == len(chosen)
       row = {"ckpt": ckpt, "task": task, "n": len(chosen), "completions": len(samples)}
       draws = np.random.default_rng(seed).multinomial(len(chosen), np.full(len(chosen), 1 / len(chosen)), size=BOOTSTRAP)
       columns = {name: np.array([measured[ckpt][i][name] for i in chosen]) for name in measured[ckpt][chosen[0]]}  # [prompts, (sum, terms)]
@@ -243,7 +245,8 @@ def summarise(groups: dict[str, list[list[dict[str, Any]]]], seed: int) -> list[
         if terms:
           row[name] = float(total / terms)
           drawn = draws @ column
-          row[name + "_interval"] = wilson(row[name], int(terms)) if name in SHARES and len(samples) == len(chosen) else (
+          share = (name in SHARES or name == "majority" or "@" in name) and (single or total in (0, terms))
+          row[name + "_interval"] = wilson(row[name], int((column[:, 1] > 0).sum())) if share else (
               np.percentile(drawn[drawn[:, 1] > 0, 0] / drawn[drawn[:, 1] > 0, 1], [2.5, 97.5]).tolist())
       row["n_checked"] = int(columns["exact"][:, 1].sum())
       row["reliability"] = reliability(samples)
@@ -257,7 +260,7 @@ def summarise(groups: dict[str, list[list[dict[str, Any]]]], seed: int) -> list[
           if both.any():
             gain = columns[name][both, 0] / columns[name][both, 1] - theirs[both, 0] / theirs[both, 1]
             pairs, total, squares = len(gain), gain.sum(), (gain ** 2).sum()
-            if name in SHARES and len(samples) == len(chosen):  # half a pair more of each of the four kinds (Agresti and Min 2005)
+            if name in SHARES and (single or not squares):  # half a pair more of each of the four kinds (Agresti and Min 2005)
               pairs, squares = pairs + 2, squares + 1
             half = 1.96 * (max(0.0, squares / pairs - (total / pairs) ** 2) / pairs) ** 0.5
             differences[name] = [float(gain.mean()), float(total / pairs - half), float(total / pairs + half)]

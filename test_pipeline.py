@@ -305,6 +305,10 @@ def test_summary_of_samples_is_by_prompt_and_paired():
   assert first["brier"] == pytest.approx((4 * 0.25**2 + 0.75**2) / 5) and first["reliability"][7] == [5, 0.75, 0.8]
   assert first["exact_interval"] == pytest.approx([0.5, 1.0])  # of resampled prompts: Wilson's, for six that are independent, is [0.30, 0.90]
   assert evaluation.summarise({"b": [group[:1] for group in after]}, 0)[0]["exact_interval"] == evaluation.wilson(1.0, 3)
+  wrong = [graded("5", "6")] * 3  # of resamples that are all alike an interval would have no width
+  row = evaluation.summarise({"a": wrong, "b": wrong}, 0)[-1]
+  assert row["exact_interval"] == row["pass@2_interval"] == row["majority_interval"] == evaluation.wilson(0.0, 3)
+  assert row["differences"]["a"]["exact"] == pytest.approx([0, -1.96 / 5**0.5 / 5**0.5, 1.96 / 5**0.5 / 5**0.5])  # three pairs and four halves
 
 
 def test_prompts_seen_in_training_are_found(tmp_path):
