@@ -308,7 +308,7 @@ def test_summary_of_samples_is_by_prompt_and_paired():
   wrong = [graded("5", "6")] * 3  # of resamples that are all alike an interval would have no width
   row = evaluation.summarise({"a": wrong, "b": wrong}, 0)[-1]
   assert row["exact_interval"] == row["pass@2_interval"] == row["majority_interval"] == evaluation.wilson(0.0, 3)
-  assert row["differences"]["a"]["exact"] == pytest.approx([0, -1.96 / 5**0.5 / 5**0.5, 1.96 / 5**0.5 / 5**0.5])  # three pairs and four halves
+  assert row["differences"]["a"]["exact"] == pytest.approx([0, -1.96 / 5, 1.96 / 5])  # three pairs and four halves: the squares' mean is 1 / 5
 
 
 def test_prompts_seen_in_training_are_found(tmp_path):
