@@ -737,7 +737,7 @@ class LoraProvider(qwix.LoraProvider):
 def matrix_product(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, *args: Any, **kwargs: Any) -> jax.Array:
   """jax.lax.dot_general, of matrices where it can: [B, L, N, H] with [N, H, D] is [B * L, N * H] with [N * H, D]."""
   summed, (batch, _) = dimension_numbers
-  summed = list(zip(*sorted(zip(*summed))))  # einsum has them in the order of the letters
+  summed = list(zip(*sorted(zip(*summed)))) or [(), ()]  # einsum has them in the order of the letters
   free = [n for x, axes in zip((lhs, rhs), summed) for i, n in enumerate(x.shape) if i not in axes]
   operands = [lhs, rhs]
   for side, (x, axes) in enumerate(zip(operands, summed)):
