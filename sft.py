@@ -65,6 +65,7 @@ if not any(map(importlib.util.find_spec, ("libtpu", "jax_plugins"))):  # no acce
 
 from absl import flags as absl_flags
 from flax import nnx
+from flax import traverse_util
 import jax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
@@ -724,13 +725,19 @@ class LoraProvider(qwix.LoraProvider):
   read and write 14% more.
   """
 
+  weights_left = False  # in a decoding step, see decoding_weights
+
   def dot_general(self, lhs, rhs, dimension_numbers, *args, **kwargs):
+    if self.weights_left:
+      return left_product(lhs, rhs, dimension_numbers, *args, **kwargs)
     if not for_cpu() or dimension_numbers != (((2,), (0,)), ((), ())):  # [B, L, D] with [D, F]
       return super().dot_general(lhs, rhs, dimension_numbers, *args, **kwargs)
     out = super().dot_general(lhs.reshape(-1, lhs.shape[2]), rhs, (((1,), (0,)), ((), ())), *args, **kwargs)
     return out.reshape(*lhs.shape[:2], -1)
 
   def einsum(self, spec, *operands, **kwargs):
+    if self.weights_left:
+      return jnp.einsum(spec, *operands, **kwargs, _dot_general=left_product)
     return super().einsum(spec, *operands, **kwargs, **{"_dot_general": matrix_product} if for_cpu() else {})
 
 
@@ -750,11 +757,54 @@ def matrix_product(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, *args
   return jax.lax.dot_general(*operands, (summed, ((), ())), *args, **kwargs).reshape(free)
 
 
+def left_product(lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, *args: Any, **kwargs: Any) -> jax.Array:
+  """jax.lax.dot_general of a decoding step's activations with weights or keys, which it makes the left side: [F, D] with [D, rows].
+
+  XLA:CPU packs the right side of a product anew in every step: of weights, for a few rows, in more time than the product takes.
+  """
+  (left, right), (left_batch, right_batch) = dimension_numbers
+  if lhs.size > rhs.size or right_batch and right != (rhs.ndim - 1,):  # weights are left already, or attention's values, which need no packing
+    return jax.lax.dot_general(lhs, rhs, dimension_numbers, *args, **kwargs)
+  right, left = zip(*sorted(zip(right, left)))  # einsum has them in the order of the letters
+  activations = jax.lax.optimization_barrier(lhs)  # or XLA would turn the product round again
+  out = jax.lax.optimization_barrier(jax.lax.dot_general(rhs, activations, ((right, left), (right_batch, left_batch)), *args, **kwargs))
+  return jnp.moveaxis(out, range(out.ndim - lhs.ndim + len(left) + len(left_batch), out.ndim), range(len(left_batch), lhs.ndim - len(left)))
+
+
+# Of each projection's weights, the axes that a product with activations sums over.
+SUMMED_AXES = {"q_einsum": (1,), "kv_einsum": (2,), "qkv_einsum": (2,), "attn_vec_einsum": (0, 1), "gate_proj": (0,), "up_proj": (0,), "down_proj": (0,)}
+
+
+def decoding_weights(state: dict[str, Any], lora_scale: float) -> tuple[dict[Any, Any], Callable[[dict[Any, Any]], dict[str, Any]]]:
+  """What a CPU decodes with: each projection as the matrix [F, D] that left_product takes, the adapter added; and what makes a model's state of it.
+
+  Call outside the decoding loop and the second function in it, where its axes cancel those of left_product.
+  """
+  flat = traverse_util.flatten_dict(state)
+  orders = {path: (*(i for i in range(x.ndim) if i not in summed), *summed) for path, x in flat.items()
+            if path[-1] in ("w", "kernel") and (summed := SUMMED_AXES.get(path[-2]))}
+
+  def matrix(path, order):
+    rows = flat[path].transpose(order).reshape(-1, math.prod(flat[path].shape[i] for i in SUMMED_AXES[path[-2]]))
+    if not lora_scale:
+      return rows
+    a, b = (flat[*path[:-1], f"{path[-1]}_lora_{side}"] for side in "ab")  # [D, rank] and [rank, F], D and F perhaps of more axes
+    return rows + lora_scale * b.reshape(len(b), -1).T @ a.reshape(-1, len(b)).T
+
+  def to_state(flat_matrices):
+    shaped = {path: flat_matrices[path].reshape([flat[path].shape[i] for i in order]).transpose(np.argsort(order)) for path, order in orders.items()}
+    return traverse_util.unflatten_dict(flat_matrices | shaped)
+
+  return flat | {path: matrix(path, order) for path, order in orders.items()}, to_state
+
+
 def add_adapter(model: nnx.Module, mesh: jax.sharding.Mesh, lora_rank: int, lora_alpha: float, seed: int) -> nnx.Module:
   """The model under LoraProvider, with a fresh LoRA adapter if `lora_rank` > 0."""
   provider = LoraProvider([qwix.LoraRule(module_path=LORA_MODULES, rank=lora_rank, alpha=lora_alpha)] if lora_rank else [])
   with mesh:
-    return qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(params=seed), **model.get_model_input())
+    model = qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(params=seed), **model.get_model_input())
+  model.lora_scale = lora_alpha / lora_rank if lora_rank else 0.0
+  return model
 
 
 def trained_filter(lora_rank: int) -> type[nnx.Variable]:
@@ -964,10 +1014,10 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
   pack = functools.partial(jax.tree.map, lambda x: x.squeeze(2) if x.ndim == 4 and x.shape[2] == 1 else x)
   unpack = functools.partial(jax.tree.map, lambda x: x[:, :, None] if x.ndim == 3 else x)
 
-  # XLA:CPU would transpose the queries', keys' and values' weights in every step: done here, and undone in the loop, it costs nothing there.
-  axes = {"q_einsum": (1, 0, 2), "kv_einsum": (0, 1, 3, 2)} if for_cpu() else {}
-  transpose = functools.partial(jax.tree_util.tree_map_with_path, lambda path, x: x.transpose(axes[path[-2].key]) if path[-1].key == "w" and path[-2].key in axes else x)
-  transposed = jax.lax.optimization_barrier(transpose(state)) if axes else state  # without the barrier XLA would move it into the loop again
+  to_state = lambda state: state
+  if left := for_cpu() and hidden.dtype == jnp.float32:  # in bfloat16 a weight would round its adapter away
+    state, to_state = decoding_weights(state, model.lora_scale)
+    state = jax.lax.optimization_barrier(state)  # or XLA would move that into the loop
 
   def step(carry):
     t, cache, logits, done, ids, lengths, logps = carry
@@ -978,8 +1028,12 @@ def _sample(graphdef, state, prompt_ids, prompt_mask, keys, temperature, *, num_
     done = done | jnp.isin(token, jnp.array(stop_ids))
     valid = jnp.concatenate([prompt_mask, jnp.broadcast_to(jnp.arange(max_new_tokens) <= t, (rows, max_new_tokens))], axis=1)
     # Merged here, because a module from outside the loop cannot be used at the loop's trace level.
-    model = nnx.merge(graphdef, transpose(transposed))
-    hidden, cache = final_hidden(model, token[:, None], next_position + t, unpack(cache), valid[:, None])
+    model = nnx.merge(graphdef, to_state(state))
+    LoraProvider.weights_left = left
+    try:
+      hidden, cache = final_hidden(model, token[:, None], next_position + t, unpack(cache), valid[:, None])
+    finally:
+      LoraProvider.weights_left = False
     return t + 1, pack(cache), decode_logits(model, hidden[:, -1]), done, ids, lengths, logps
 
   carry = (0, pack(cache), logits, jnp.zeros(rows, bool), jnp.full((rows, max_new_tokens), pad_id, jnp.int32),

@@ -59,6 +59,7 @@ MODELS = {  # windows shorter than the texts; in Gemma 3 every sixth layer is gl
 }
 # Tunix's Gemma 2 counts a window's places with the padding on the left, so it is right only if all of it fits the window.
 WIDE = MODELS["gemma2"] | {"sliding_window": 64}
+QKV = WIDE | {"num_key_value_heads": 4}  # as many as queries: one projection for all three
 SMALL = MODELS["gemma3_text"] | {"num_hidden_layers": 2, "sliding_window": 64}  # what is trained here
 SFT_KEYS = {"step", "loss", "learning_rate", "grad_norm", "time/step"}
 GRPO_KEYS = SFT_KEYS | {"reward", "correct", "format", "kl", "clip_fraction", "entropy", "completion_length", "truncated", "zero_variance",
@@ -123,8 +124,8 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-  """Random models: MODELS, WIDE and SMALL."""
-  return {kind: data.write_random_model(tmp_path_factory.mktemp(kind), config) for kind, config in {**MODELS, "gemma2_wide": WIDE, "small": SMALL}.items()}
+  """Random models: MODELS, WIDE, QKV and SMALL."""
+  return {kind: data.write_random_model(tmp_path_factory.mktemp(kind), config) for kind, config in {**MODELS, "gemma2_wide": WIDE, "gemma2_qkv": QKV, "small": SMALL}.items()}
 
 
 @pytest.fixture(scope="session")
@@ -860,8 +861,11 @@ def test_adapter_restores_with_plain_tunix_and_orbax(folders, whole, tmp_path):
 # --- Models ---
 
 
-def loaded(folder):
-  return sft.load_model(folder, sft.make_mesh("1,1"), dtype="float32")
+def loaded(folder, lora_rank=0):
+  """The folder's model, with a random adapter if `lora_rank` > 0."""
+  model = sft.load_model(folder, sft.make_mesh("1,1"), dtype="float32", lora_rank=lora_rank, lora_alpha=2.0 * lora_rank)
+  nnx.update(model, jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, nnx.state(model, nnx.LoRAParam)))
+  return model
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -886,9 +890,9 @@ def test_logits_equal_those_of_transformers(kind, folders, tmp_path):
   assert np.abs(want).max() > 1 and difference < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["gemma3_text", "gemma2_wide"])
-def test_decoding_padding_and_plain_calls_agree(kind, folders):
-  model, tokenizer = loaded(folders[kind]), sft.load_tokenizer(folders[kind])
+@pytest.mark.parametrize("kind,lora_rank", [("gemma3_text", 4), ("gemma2_wide", 0), ("gemma2_wide", 4), ("gemma2_qkv", 4)])
+def test_decoding_padding_and_plain_calls_agree(kind, lora_rank, folders):
+  model, tokenizer = loaded(folders[kind], lora_rank), sft.load_tokenizer(folders[kind])
   prompts = [list(map(int, np.random.default_rng(n).integers(10, 768, n))) for n in (3, 11, 20)]
   sampler = sft.Sampler(model, tokenizer, sft.make_mesh("1,1"))
   graphdef, state = nnx.split(model)
@@ -1018,11 +1022,9 @@ def test_stop_tokens_are_kept_where_a_completion_ended_and_noise_is_the_seeds(tr
 @pytest.fixture(scope="module")
 def exported(folders, tmp_path_factory):
   """{kind: (an adapter model, its export)} of Gemma 3 and of Gemma 2, with and without keys shared between heads."""
-  shared = data.write_random_model(tmp_path_factory.mktemp("qkv"), WIDE | {"num_key_value_heads": 4})
   out = {}
-  for kind, folder in {"gemma3": folders["small"], "gemma2": folders["gemma2_wide"], "gemma2 qkv": shared}.items():
-    model = sft.load_model(folder, sft.make_mesh("1,1"), dtype="float32", lora_rank=4, lora_alpha=8.0)
-    nnx.update(model, jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, nnx.state(model, nnx.LoRAParam)))
+  for kind, folder in {"gemma3": folders["small"], "gemma2": folders["gemma2_wide"], "gemma2 qkv": folders["gemma2_qkv"]}.items():
+    model = loaded(folder, lora_rank=4)
     out[kind] = model, tmp_path_factory.mktemp("export")
     evaluation.export(f"hf:{out[kind][1]}", model, 8.0 / 4, kind, folder, sft.load_tokenizer(folder), "base", None, 32)
   return out
