@@ -646,17 +646,18 @@ def check_memory(folder: pathlib.Path, fv: absl_flags.FlagValues, num_generation
   An estimate from shapes, so that it is the same whenever a run continues: activations come on top of it, and everything is
   taken to be spread evenly over the devices, but for a replicated base.
   """
-  c, devices = data.model_config(folder), jax.device_count()
-  size = 4 if fv.dtype == "float32" or fv.dtype == "auto" and jax.default_backend() == "cpu" else 2
+  c, devices, on_cpu = data.model_config(folder), jax.device_count(), jax.default_backend() == "cpu"
+  size = 4 if fv.dtype == "float32" or fv.dtype == "auto" and on_cpu else 2
   shapes = [shape for _, shape in data.tensors(c).values()]
   weights = sum(map(math.prod, shapes))
+  copied = weights - math.prod(shapes[0]) if on_cpu and size == 4 else 0  # all but the embedding, see decoding_weights
   trained = fv.lora_rank * sum(sum(shape) for shape in shapes[1:] if len(shape) == 2) if fv.lora_rank else weights
   cache = 2 * size * (fv.max_prompt_length + fv.max_completion_length) * c["num_hidden_layers"] * c["num_key_value_heads"] * c["head_dim"]
   completion = (cache + 16 * c["vocab_size"]) / devices  # four float32 rows of logits, to draw a token from
-  parts = {"base weights": weights * size / (1 if fv.replicate_base else devices), "gradients and optimiser": trained * (12 if size == 4 else 14) / devices,
+  parts = {"base weights": (weights + copied) * size / (1 if fv.replicate_base else devices), "gradients and optimiser": trained * (12 if size == 4 else 14) / devices,
            f"KV cache of {num_generations} completions": num_generations * completion}
   limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-  if jax.default_backend() == "cpu":
+  if on_cpu:
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / devices
   if limit and sum(parts.values()) > limit:
     raise ValueError(f"this needs at least {sum(parts.values()) / 1e9:.1f} GB per device ({', '.join(f'{k} {v / 1e9:.1f}' for k, v in parts.items())}), here are "
