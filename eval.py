@@ -603,8 +603,8 @@ def claim_folder(target: str, ckpt: str) -> None:
     raise ValueError(f"--export={target} would overwrite what is there: name a new or an empty folder")
 
 
-def merged_tensor(model: nnx.Module, scale: float, name: str) -> np.ndarray:
-  """The weights that data.tensors calls `name`, in float32 and Hugging Face's shape; a projection is base + scale * A @ B."""
+def merged_tensor(model: nnx.Module, name: str) -> np.ndarray:
+  """The weights that data.tensors calls `name`, in float32 and Hugging Face's shape; a projection is base + lora_scale * A @ B."""
   node = lambda path: functools.reduce(lambda at, key: at[int(key)] if key.isdigit() else getattr(at, key), path.split("."), model)
 
   def merged(path: str, order: tuple[int, ...]) -> np.ndarray:
@@ -612,7 +612,7 @@ def merged_tensor(model: nnx.Module, scale: float, name: str) -> np.ndarray:
     module, key = node(path.rpartition(".")[0]), path.rpartition(".")[2]
     read = lambda key: np.asarray(getattr(module, key)[...], np.float32)
     adapted = hasattr(module, key + "_lora_a")
-    return read(key).transpose(order) + (scale * np.tensordot(read(key + "_lora_a"), read(key + "_lora_b"), 1) if adapted else 0)
+    return read(key).transpose(order) + (model.lora_scale * np.tensordot(read(key + "_lora_a"), read(key + "_lora_b"), 1) if adapted else 0)
 
   if not name.startswith("model.layers."):
     return np.asarray(node({"model.embed_tokens.weight": "embedder.input_embedding", "model.norm.weight": "final_norm.scale"}[name])[...], np.float32)
@@ -636,14 +636,14 @@ def merged_tensor(model: nnx.Module, scale: float, name: str) -> np.ndarray:
   return weight.reshape(weight.shape[0], -1).T
 
 
-def export(target: str, model: nnx.Module, scale: float, base: str, source: pathlib.Path, tokenizer: Any, ckpt: str, step_dir: pathlib.Path | None,
+def export(target: str, model: nnx.Module, base: str, source: pathlib.Path, tokenizer: Any, ckpt: str, step_dir: pathlib.Path | None,
            max_new_tokens: int) -> None:
   """Writes what --export names: `hf:DIR`, merged weights as transformers loads them, or `kaggle:DIR`, the Orbax parameters of the checkpoint.
 
   Both get the tokenizer, with a chat template that puts the instruction before the first question, config.json and a model card.
 
   Args:
-    model, scale: with the checkpoint's weights, and alpha / rank of its adapter.
+    model: with the checkpoint's weights.
     base, source: --model and its folder.
     ckpt, step_dir: the checkpoint's name and its step folder, None for the base.
     max_new_tokens: of generation_config.json.
@@ -669,7 +669,7 @@ def export(target: str, model: nnx.Module, scale: float, base: str, source: path
     print(f'wrote {folder}; kagglehub.model_upload("USER/MODEL/flax/VARIATION", "{folder}", license_name="Gemma") publishes it')
     return
   dtype = str(jax.tree.leaves(nnx.state(model, nnx.Param))[0].dtype)
-  data.write_model(folder, data.model_config(source), dtype, lambda name: [merged_tensor(model, scale, name)])
+  data.write_model(folder, data.model_config(source), dtype, lambda name: [merged_tensor(model, name)])
   (folder / "generation_config.json").write_text(json.dumps({
       "bos_token_id": tokenizer.bos_token_id, "eos_token_id": list(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_token_id, "do_sample": False,
       "max_new_tokens": max_new_tokens}, indent=2) + "\n")
@@ -825,7 +825,7 @@ def evaluate(fv: absl_flags.FlagValues) -> Iterator[str] | None:
   if asked:
     take(names[-1])
   if fv.export:
-    return export(fv.export, model, alpha / max(1, rank), fv.model, folder, tokenizer, names[-1], found.get(names[-1], (None,))[0], fv.max_completion_length)
+    return export(fv.export, model, fv.model, folder, tokenizer, names[-1], found.get(names[-1], (None,))[0], fv.max_completion_length)
   if jax.default_backend() == "cpu":
     sft.keep_freed_memory()  # one program runs here; each step of it would take a packed copy of the keys from the system, layer by layer
   sampler = sft.Sampler(model, tokenizer, mesh)

@@ -800,7 +800,7 @@ def decoding_weights(state: dict[str, Any], lora_scale: float) -> tuple[dict[Any
 
 
 def add_adapter(model: nnx.Module, mesh: jax.sharding.Mesh, lora_rank: int, lora_alpha: float, seed: int) -> nnx.Module:
-  """The model under LoraProvider, with a fresh LoRA adapter if `lora_rank` > 0."""
+  """The model under LoraProvider, with a fresh LoRA adapter if `lora_rank` > 0, and `lora_scale`, what A @ B is multiplied with."""
   provider = LoraProvider([qwix.LoraRule(module_path=LORA_MODULES, rank=lora_rank, alpha=lora_alpha)] if lora_rank else [])
   with mesh:
     model = qwix.apply_lora_to_model(model, provider, rngs=nnx.Rngs(params=seed), **model.get_model_input())

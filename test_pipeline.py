@@ -1026,7 +1026,7 @@ def exported(folders, tmp_path_factory):
   for kind, folder in {"gemma3": folders["small"], "gemma2": folders["gemma2_wide"], "gemma2 qkv": folders["gemma2_qkv"]}.items():
     model = loaded(folder, lora_rank=4)
     out[kind] = model, tmp_path_factory.mktemp("export")
-    evaluation.export(f"hf:{out[kind][1]}", model, 8.0 / 4, kind, folder, sft.load_tokenizer(folder), "base", None, 32)
+    evaluation.export(f"hf:{out[kind][1]}", model, kind, folder, sft.load_tokenizer(folder), "base", None, 32)
   return out
 
 
