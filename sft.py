@@ -777,7 +777,7 @@ SUMMED_AXES = {"q_einsum": (1,), "kv_einsum": (2,), "qkv_einsum": (2,), "attn_ve
 
 
 def decoding_weights(state: dict[str, Any], lora_scale: float) -> tuple[dict[Any, Any], Callable[[dict[Any, Any]], dict[str, Any]]]:
-  """What a CPU decodes with: each projection as the matrix [F, D] that left_product takes, the adapter added; and what makes a model's state of it.
+  """What a CPU decodes with: each projection as [F, D], as left_product takes it, the adapter added; and what makes a model's state of it.
 
   Call outside the decoding loop and the second function in it, where its axes cancel those of left_product.
   """
@@ -785,18 +785,16 @@ def decoding_weights(state: dict[str, Any], lora_scale: float) -> tuple[dict[Any
   orders = {path: (*(i for i in range(x.ndim) if i not in summed), *summed) for path, x in flat.items()
             if path[-1] in ("w", "kernel") and (summed := SUMMED_AXES.get(path[-2]))}
 
-  def matrix(path, order):
-    rows = flat[path].transpose(order).reshape(-1, math.prod(flat[path].shape[i] for i in SUMMED_AXES[path[-2]]))
+  def laid_out(path, order):
     if not lora_scale:
-      return rows
+      return flat[path].transpose(order)
     a, b = (flat[*path[:-1], f"{path[-1]}_lora_{side}"] for side in "ab")  # [D, rank] and [rank, F], D and F perhaps of more axes
-    return rows + lora_scale * b.reshape(len(b), -1).T @ a.reshape(-1, len(b)).T
+    return flat[path].transpose(order) + lora_scale * jnp.tensordot(b, a, (0, -1))
 
-  def to_state(flat_matrices):
-    shaped = {path: flat_matrices[path].reshape([flat[path].shape[i] for i in order]).transpose(np.argsort(order)) for path, order in orders.items()}
-    return traverse_util.unflatten_dict(flat_matrices | shaped)
+  def to_state(flat_state):
+    return traverse_util.unflatten_dict(flat_state | {path: flat_state[path].transpose(np.argsort(order)) for path, order in orders.items()})
 
-  return flat | {path: matrix(path, order) for path, order in orders.items()}, to_state
+  return flat | {path: laid_out(path, order) for path, order in orders.items()}, to_state
 
 
 def add_adapter(model: nnx.Module, mesh: jax.sharding.Mesh, lora_rank: int, lora_alpha: float, seed: int) -> nnx.Module:
