@@ -128,7 +128,7 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
                          "micro-batch); they have no policy gradient, only a KL term. The loss is still divided by all groups." + by_model("skip_zero_variance"), flag_values=fv)
   number("temperature", None, "Sampling temperature; the loss divides the logits by it too." + by_model("temperature"))
   # Speed: this repository's paths and Tunix's own, for comparison
-  absl_flags.DEFINE_enum("rollout", "shared", ["shared", "vanilla", *ENGINES], "shared: one prefill per prompt, stop token kept; vanilla: Tunix's own sampler; "
+  absl_flags.DEFINE_enum("rollout", "shared", ["shared", "vanilla", *ENGINES], "shared: one prefill per prompt, stop token kept; vanilla: Tunix's own sampler, with --remat=none; "
                          "vllm, sglang_jax: those engines through Tunix, where it can serve the model.", flag_values=fv)
   absl_flags.DEFINE_enum("loss", "chunked", ["chunked", "stock"], "chunked: log-probabilities of the completions only, the vocabulary in chunks; stock: Tunix's GRPO loss and "
                          "reference pass on prompt and completion, at full length.", flag_values=fv)
@@ -462,6 +462,9 @@ def main(fv: absl_flags.FlagValues) -> None:
   devices, search = sft.topology_devices(fv.plan_topology) if fv.plan else jax.devices(), fv.micro_batch_size is None
   sft.resolve_flags(fv, DEFAULTS | (MIXED_DEFAULTS if fv.stage == "mixed" else {}), parent, len(devices))
   fv.epsilon_high = fv.epsilon if fv.epsilon_high is None else fv.epsilon_high
+  if fv.rollout == "vanilla" and fv.remat == "auto":
+    fv.remat = "none"
+    print("defaults: --remat=none, because of --rollout=vanilla")
   sft.check_flags(fv, [problem for wrong, problem in (
       (fv.num_generations < 2, f"--num_generations={fv.num_generations} must be at least 2: an advantage compares a group"),
       (fv.num_iterations < 1 or fv.max_steps % max(1, fv.num_iterations), f"--max_steps={fv.max_steps} must be a multiple of --num_iterations={fv.num_iterations}"),
@@ -469,6 +472,7 @@ def main(fv: absl_flags.FlagValues) -> None:
       (fv.temperature <= 0, f"--temperature={fv.temperature} must be above 0"), (fv.beta < 0, f"--beta={fv.beta} must not be negative"),
       (fv.loss == "stock" and (fv.skip_zero_variance or fv.mask_truncated or fv.loss_aggregation != "sequence"),
        "--loss=stock knows --loss_aggregation=sequence only: add --noskip_zero_variance, and leave out --mask_truncated"),
+      (fv.rollout == "vanilla" and fv.remat != "none", f"--rollout=vanilla, Tunix's sampler, fails with --remat={fv.remat}: leave it out"),
       (jax.distributed.is_initialized() and (fv.judge or fv.rollout != "shared" or fv.loss == "stock"),
        "several processes know --rollout=shared and --loss=chunked only, and no --judge"),
       (min(fv.epsilon, fv.epsilon_high) <= 0, f"--epsilon={fv.epsilon} and --epsilon_high={fv.epsilon_high} must be above 0")) if wrong])
