@@ -176,7 +176,7 @@ def test_leg_writes_its_run_folder(relay, leg, parent, keys):
   flags = absl.flags.FlagValues()
   (sft if leg == "sft" else grpo).define_flags(flags)
   assert list(info["flags"]) == list(flags)
-  assert info["flags"]["model"] == "tiny" and info["flags"]["batch_size"] == 32 and info["flags"]["out"] == f"runs/{leg}"
+  assert info["flags"]["model"] == "tiny" and info["flags"]["batch_size"] == 32 and info["flags"]["max_steps"] == 2 and info["flags"]["out"] == f"runs/{leg}"
   assert [r["step"] for r in records] == [1, 2]
   assert all(keys <= set(r) and np.isfinite([r["loss"], r["grad_norm"]]).all() and r["time/step"] > 0 for r in records)
   assert {"step", "task", "question", "answer", "completion"} <= set(samples[0])
@@ -530,7 +530,7 @@ def test_stopped_and_resumed_run_equals_the_whole(trained, whole, leg, tmp_path)
 
 
 INTERRUPTED = {  # script, steps, flags, signals; the last save is often older than the last step
-    "sft": ("sft", 60, ["--micro_batch_size=4", "--save_every_minutes=0.01"], ("SIGTERM", "SIGKILL")),
+    "sft": ("sft", 60, ["--micro_batch_size=4", "--save_every_minutes=0.01"], ("SIGKILL", "SIGTERM")),
     "math": ("grpo", 8, ["--num_iterations=2", "--curriculum", "--anneal_to=gsm8k", "--save_every_minutes=0.01"], ("SIGINT", "SIGKILL")),
     "mixed": ("grpo", 6, ["--stage=mixed", "--math_fraction=0.5", "--data={sums},creative={poems}", "--save_every_minutes=1e-9"], ("SIGKILL", "SIGKILL"))}
 
@@ -1314,7 +1314,7 @@ BAD = [  # script, flags, what the one line says, exit status
     (sft, "--init_ckpt={work}/none --out={work}/new", "holds no checkpoint", 1), (grpo, "--model={model} --init_ckpt={work}/none", "holds no checkpoint", 1),
     (grpo, "--init_ckpt={run}", "the checkpoint was trained on", 1), (sft, "--init_ckpt={run} --model={model} --lora_rank=4", "--lora_rank=4", 1),
     (sft, "--model={model} --data={sums} --lora_rank=100000000 --out={work}/new", "GB per device", 1),
-    (grpo, "--model={model} --init_ckpt={run} --num_generations=1 --beta=-1", "compares a group; --beta=-1.0 must not", 1),
+    (grpo, "--model={model} --init_ckpt={run} --num_generations=1 --beta=-1", "at least 2: an advantage compares a group; --beta=-1.0 must not", 1),
     (grpo, "--model={model} --init_ckpt={run} --data={sums} --eval_prompts=0 --rollout=vllm --out={work}/new", "cannot serve this model", 1),
     (evaluation, "--ckpt=base --prompt=Hi --export=hf:{work}/new", "--export and --prompt are different things to do", 1),
     (sft, "--model={model} --data={sums} --out=/proc/new", "cannot be written", 1), (sft, "--model={model} --data={sums} --out={run}", "other flags", 1),
