@@ -260,10 +260,10 @@ def stock_loss(model, batch, algo_config, pad_id, eos_id):
   return loss, {"kl": aux["kl"], "clip_fraction": aux["pg_clipfrac"], "entropy": aux["entropy"]}
 
 
-def jit_logps(model: nnx.Module, temperature: float) -> Callable[[nnx.State, Any], jax.Array]:
-  """sft.token_logps of (state of such a model, batch), jitted."""
+def jit_logps(model: nnx.Module, temperature: float) -> Callable[[dict[str, Any], Any], jax.Array]:
+  """sft.token_logps of (arrays of such a model, batch), jitted."""
   graphdef = nnx.graphdef(model)
-  return jax.jit(lambda state, batch: sft.token_logps(nnx.merge(graphdef, state), batch, temperature))
+  return jax.jit(lambda weights, batch: sft.token_logps(nnx.merge(graphdef, weights), batch, temperature))
 
 
 def grade(reward_fns: list[Any], completions: list[str], examples: list[data.Example]) -> tuple[dict[str, np.ndarray], list[bool]]:
@@ -287,17 +287,19 @@ class Learner(grpo_learner.GRPOLearner):
     self._update_metrics = UPDATE_METRICS[:-1] if fv.loss == "stock" else UPDATE_METRICS
     self.rl_cluster.actor_trainer.with_rl_metrics_to_log({name: np.mean for name in self._update_metrics})
     sft.jit_train_step(self.rl_cluster.actor_trainer, fv.lora_rank)
-    self._reference, self._mesh, self._fv, self._llm_judge, self._final_fns = reference, mesh, fv, llm_judge, final_fns
+    self._mesh, self._fv, self._llm_judge, self._final_fns = mesh, fv, llm_judge, final_fns
+    policy = self.rl_cluster.actor_trainer.model
+    self._policy, self._reference = sft.Arrays(policy), reference and sft.Arrays(reference)
     # Groups of a shortened micro-batch: a quarter, half, three quarters or all, as far as they spread over the mesh.
     quarters = sorted({-(-fv.micro_batch_size * i // 4) for i in (1, 2, 3, 4)})
     self._kept_sizes = [n for n in quarters if n * fv.num_generations % mesh.shape["fsdp"] == 0]
-    self._jitted_logps = jit_logps(self.rl_cluster.actor_trainer.model, fv.temperature)
+    self._jitted_logps = jit_logps(policy, fv.temperature)
 
-  def _logps(self, model: nnx.Module, batch: dict[str, np.ndarray]) -> np.ndarray:
+  def _logps(self, weights: sft.Arrays, batch: dict[str, np.ndarray]) -> np.ndarray:
     """Log-probabilities [B * G, T] of a micro-batch's completions under the policy or the reference, without gradients."""
     inputs = sft.spread({k: batch[k] for k in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")}, self._mesh)
     with self._mesh:
-      return multihost_utils.process_allgather(self._jitted_logps(nnx.state(model), inputs), tiled=True)
+      return multihost_utils.process_allgather(self._jitted_logps(weights.get(), inputs), tiled=True)
 
   def _micro_batch_rows(self, equal: np.ndarray) -> list[np.ndarray]:
     """Rows of each micro-batch, without the groups in `equal` [B] under --skip_zero_variance, but for some that fill it up."""
@@ -360,7 +362,7 @@ class Learner(grpo_learner.GRPOLearner):
       elif fv.beta:
         batch["reference_logps"] = self._logps(self._reference, batch)
       if fv.num_iterations > 1:
-        batch["old_logps"] = self._logps(self.rl_cluster.actor_trainer.model, batch)
+        batch["old_logps"] = self._logps(self._policy, batch)
       batches.append(batch)
     record = {
         "reward": float(reward.mean()), **{f"reward/{name}": float(x.mean()) for name, x in parts.items()},
@@ -421,13 +423,13 @@ def plan_phases(fv: absl_flags.FlagValues, mesh: jax.sharding.Mesh) -> dict[str,
   rows = prompts["prompt_ids"].shape[0] * g
   keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
   rollout = lambda: sampler._sample.lower(  # pylint: disable=protected-access
-      nnx.to_pure_dict(nnx.state(model)), prompts["prompt_ids"], prompts["prompt_mask"],
+      sampler.weights.get(), prompts["prompt_ids"], prompts["prompt_mask"],
       jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=prompts["prompt_ids"].sharding), 1.0,
       num_generations=g, max_new_tokens=t, greedy=False, top_k=None, top_p=1.0)
   lower_gradient, lower_apply = sft.jit_train_step(trainer, fv.lora_rank)
   return {
       "rollout": (rollout, rows, 1, reference + optimizer),
-      **({"reference": (lambda: jit_logps(model, fv.temperature).lower(nnx.state(model), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
+      **({"reference": (lambda: jit_logps(model, fv.temperature).lower(sampler.weights.get(), inputs), fv.micro_batch_size * g, passes * num_micro, reference + optimizer)} if passes else {}),
       "update": (lambda: lower_gradient(batch), fv.micro_batch_size * g, fv.num_iterations * num_micro, reference + optimizer),
       "optimiser": (lower_apply, fv.micro_batch_size * g, fv.num_iterations * num_micro, reference + frozen)}
 

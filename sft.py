@@ -811,6 +811,26 @@ def trained_filter(lora_rank: int) -> type[nnx.Variable]:
   return nnx.LoRAParam if lora_rank else nnx.Param
 
 
+class Arrays:
+  """The arrays of a module's variables, all or those that `wanted` picks, to be read and written as a nested dict.
+
+  What nnx.to_pure_dict(nnx.state(module, wanted)) and nnx.update do, too, but they walk through the module at every call; this
+  walks once.
+  """
+
+  def __init__(self, module: nnx.Module, wanted: Any = nnx.Variable):
+    wanted = nnx.filterlib.to_predicate(wanted)
+    found = {path: x for path, x in nnx.iter_graph(module) if isinstance(x, nnx.Variable) and wanted(path, x)}
+    self._variables, self._tree = jax.tree.flatten(nnx.traversals.unflatten_mapping(found), is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+  def get(self) -> dict[str, Any]:
+    return self._tree.unflatten([x.get_raw_value() for x in self._variables])
+
+  def set(self, arrays: dict[str, Any]) -> None:
+    for x, array in zip(self._variables, self._tree.flatten_up_to(arrays), strict=True):
+      x.set_raw_value(array)
+
+
 def restore(model: nnx.Module, step_dir: pathlib.Path, lora_rank: int) -> None:
   """Puts the checkpoint's adapter (or all weights) into `model`; ValueError if shapes or names differ."""
   target = nnx.state(model, trained_filter(lora_rank))
@@ -864,7 +884,8 @@ def token_logps(model: nnx.Module, batch: Any, temperature: float = 1.0, max_log
     batch: has prompt_ids, prompt_mask [B, P] (padded left) and completion_ids, completion_mask [B * G, T] (padded right). With
       G > 1 a prompt is run once and its keys and values serve its G completions; see can_share_prompts.
     temperature: logits are divided by it, as the rollout's were.
-    max_logits: how many logits a device holds at a time, if not 2^23, 32 MB of a TPU's on-chip memory, or 2^19, 2 MB of a CPU's cache.
+    max_logits: how many logits a device holds at a time, if not 2^23, 32 MB of a TPU's on-chip memory, 2^19, 2 MB of a CPU's cache, or
+      2^26, the fewest that keep a GPU busy.
   Returns:
     float32 [B * G, T]; entries outside the mask are meaningless.
   """
@@ -895,7 +916,7 @@ def logsumexp(model: nnx.Module, hidden: jax.Array, temperature: float, max_logi
   """
   embedding = model.embedder.input_embedding.get_value()
   v, d = embedding.shape
-  max_logits = max_logits or (2**19 if for_cpu() else 2**23)
+  max_logits = max_logits or {"cpu": 2**19, "gpu": 2**26}.get(jax.devices()[0].platform, 2**23)
   strips = math.gcd(v, 8)  # of each chunk: tp divides the vocabulary among chips, and so divides every chunk
   chunk = max(strips, min(v, max_logits * len(jax.devices()) // math.prod(hidden.shape[:2])))
   while v % chunk or chunk % strips:
@@ -1054,7 +1075,7 @@ class Sampler:
 
   def __init__(self, model: nnx.Module, tokenizer: Any, mesh: jax.sharding.Mesh, max_rows: int = 2**20):
     """At most `max_rows` completions at a time, as check_memory counts them."""
-    self.model, self.tokenizer, self.mesh, self.max_rows = model, tokenizer, mesh, max_rows
+    self.model, self.tokenizer, self.mesh, self.max_rows, self.weights = model, tokenizer, mesh, max_rows, Arrays(model)
     # Closed over, because Tunix's model configs, and so the graph definition, cannot be hashed as a static argument.
     self._sample = jax.jit(
         functools.partial(_sample, nnx.graphdef(model), stop_ids=tokenizer.stop_ids, pad_id=tokenizer.pad_token_id),
@@ -1075,7 +1096,7 @@ class Sampler:
     ids, mask = pad(padded, p, self.tokenizer.pad_token_id, left=True)
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(len(padded) * num_generations))
     # Arrays alone, so that every merge makes variables of its own: with rematerialisation those of an outer trace cannot be used in the loop.
-    state = nnx.to_pure_dict(nnx.state(self.model))
+    state = self.weights.get()
     completions = []
     for start in range(0, len(padded), size):
       part = slice(start, start + size)
@@ -1159,35 +1180,34 @@ def jit_train_step(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> tuple[C
   Returns:
     functions that lower the gradient of a batch and the optimiser's step, for the plan.
   """
-  train_step, model, optimizer = trainer.create_train_step_fn(), trainer.model, trainer.optimizer
+  train_step, model, optimizer, wanted = trainer.create_train_step_fn(), trainer.model, trainer.optimizer, trained_filter(lora_rank)
   graphdefs = nnx.graphdef(model), nnx.graphdef(optimizer)
-  split = lambda: nnx.state(model, trained_filter(lora_rank), ...)
+  trained, frozen, state = Arrays(model, wanted), Arrays(model, nnx.Not(wanted)), Arrays(optimizer)
 
-  @functools.partial(jax.jit, out_shardings=(None, jax.tree.map(lambda x: x.sharding, split()[0])))
+  @functools.partial(jax.jit, out_shardings=(None, jax.tree.map(lambda x: x.sharding, trained.get())))
   def gradient(trained, frozen, batch):
     kept = types.SimpleNamespace(update=lambda _, grads: setattr(kept, "grads", grads))  # in the optimiser's place
-    return train_step(nnx.merge(graphdefs[0], trained, frozen), kept, batch), kept.grads
+    return train_step(nnx.merge(graphdefs[0], trained, frozen), kept, batch), nnx.to_pure_dict(kept.grads)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def apply(trained, state, frozen, grads):
-    model, optimizer = nnx.merge(graphdefs[0], trained, frozen), nnx.merge(graphdefs[1], state)
-    optimizer.update(model, grads)
-    return nnx.state(model, trained_filter(lora_rank)), nnx.state(optimizer)
+    model, slope, optimizer = nnx.merge(graphdefs[0], trained, frozen), nnx.merge(graphdefs[0], grads, frozen), nnx.merge(graphdefs[1], state)
+    optimizer.update(model, nnx.state(slope, wanted))
+    return nnx.to_pure_dict(nnx.state(model, wanted)), nnx.to_pure_dict(nnx.state(optimizer))
 
   def step(batch):
-    trained, frozen = split()
-    out, grads = gradient(trained, frozen, batch)
-    trained, state = apply(trained, nnx.state(optimizer), frozen, grads)
-    nnx.update(model, trained)
-    nnx.update(optimizer, state)
+    fixed = frozen.get()
+    out, grads = gradient(trained.get(), fixed, batch)
+    new_trained, new_state = apply(trained.get(), state.get(), fixed, grads)
+    trained.set(new_trained)
+    state.set(new_state)
     return out
 
   def lower_apply():
-    trained, frozen = split()
-    return apply.lower(trained, nnx.state(optimizer), frozen, trained)  # gradients are shaped and spread like what is trained
+    return apply.lower(trained.get(), state.get(), frozen.get(), trained.get())  # gradients are shaped and spread like what is trained
 
   trainer.create_train_step_fn = lambda: step
-  return lambda batch: gradient.lower(*split(), batch), lower_apply
+  return lambda batch: gradient.lower(trained.get(), frozen.get(), batch), lower_apply
 
 
 def update(trainer: peft_trainer.PeftTrainer, micro_batches: Sequence[Any], train: Callable[[list[Any]], None] | None = None) -> dict[str, float]:
@@ -1507,7 +1527,7 @@ def main(fv: absl_flags.FlagValues) -> None:
         f"({fv.batch_size} examples = {num_micro} micro-batches of {fv.micro_batch_size}), mesh {dict(mesh.shape)}")
 
   graphdef = nnx.graphdef(model)
-  eval_loss = jax.jit(lambda state, batch: sft_loss(nnx.merge(graphdef, state), batch))
+  eval_loss = jax.jit(lambda weights, batch: sft_loss(nnx.merge(graphdef, weights), batch))
   sampler = Sampler(model, tokenizer, mesh)
 
   def validate(step: int) -> dict[str, float]:
@@ -1519,7 +1539,7 @@ def main(fv: absl_flags.FlagValues) -> None:
       for i in range(0, len(rows), fv.batch_size):
         part = rows[i:i + fv.batch_size]
         count = sum(len(t) for _, _, t in part)
-        total += count * np.mean([float(eval_loss(nnx.state(model), b)) for b in spread(micro_batches(part), mesh)])
+        total += count * np.mean([float(eval_loss(sampler.weights.get(), b)) for b in spread(micro_batches(part), mesh)])
         tokens += count
     shown = validation[:fv.eval_prompts]
     if not shown:

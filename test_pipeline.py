@@ -985,6 +985,7 @@ def test_train_step_in_two_programs_equals_tunix(lora_rank, folders):
     assert programs in (None, compiled.count("/jax/core/compile/backend_compile_duration"))
   kept = nnx.state(mine.model, sft.trained_filter(lora_rank), ...)[1]
   assert all(x is y for x, y in zip(before, jax.tree.leaves(kept), strict=True))
+  assert jax.tree.all(jax.tree.map(lambda x, y: x is y, sft.Arrays(mine.model).get(), nnx.to_pure_dict(nnx.state(mine.model))))
   states = [nnx.state(t.model, sft.trained_filter(lora_rank)) for t in (mine, stock, make())]
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *states[:2])
   assert float(optax.global_norm(jax.tree.map(jnp.subtract, states[0], states[2]))) > 0.1
