@@ -1192,13 +1192,13 @@ def jit_train_step(trainer: peft_trainer.PeftTrainer, lora_rank: int) -> tuple[C
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def apply(trained, state, frozen, grads):
     model, slope, optimizer = nnx.merge(graphdefs[0], trained, frozen), nnx.merge(graphdefs[0], grads, frozen), nnx.merge(graphdefs[1], state)
-    optimizer.update(model, nnx.state(slope, wanted))
+    optimizer.update(model, nnx.state(slope, wanted))  # which takes gradients as variables, not as arrays
     return nnx.to_pure_dict(nnx.state(model, wanted)), nnx.to_pure_dict(nnx.state(optimizer))
 
   def step(batch):
-    fixed = frozen.get()
-    out, grads = gradient(trained.get(), fixed, batch)
-    new_trained, new_state = apply(trained.get(), state.get(), fixed, grads)
+    weights, fixed = trained.get(), frozen.get()
+    out, grads = gradient(weights, fixed, batch)
+    new_trained, new_state = apply(weights, state.get(), fixed, grads)
     trained.set(new_trained)
     state.set(new_state)
     return out
