@@ -143,6 +143,8 @@ def load(
     named = re.fullmatch(r"([\w -]+)=(.+)", part.strip())
     label, source = named.groups() if named else ("", part.strip())
     task = canonical_task(label)
+    if not source:
+      raise ValueError(f"data {spec!r} has an empty source: name one, or remove the comma")
     if label and not task:
       raise ValueError(f"data {part!r}: unknown task {label!r}: name one of {', '.join(TASKS)}")
     if source.split(":")[0] == "synthetic":
@@ -157,7 +159,7 @@ def load(
 def _load_rows(source, task, split, validation_fraction, seen) -> list[Example]:
   """Returns a source's examples whose questions are not in `seen`, and says what it left out."""
   rows, holds_out = _read(source, split)
-  said, unused, examples = collections.Counter(), set(), []
+  said, unused, own = collections.Counter(), set(), {}
   for number, row in enumerate(rows, 1):
     try:
       row = _flat(row)
@@ -165,18 +167,21 @@ def _load_rows(source, task, split, validation_fraction, seen) -> list[Example]:
     except ValueError as error:
       raise ValueError(f"{source} row {number}: {error}") from None
     unused |= {field for field, value in row.items() if value not in (None, "", [], {})}
-    first = seen.setdefault(normalise(example.question), example)
-    if first is example:
-      examples.append(example)
-    else:
+    first = own.setdefault(normalise(example.question), example)
+    if first is not example:
       differ = "" if first.answer == example.answer else " with different answers"
       said[f"duplicates{differ} left out"] += 1
+  examples = list(own.values())
   if holds_out:
     # By rank, not by a bound: a file written from another's training rows has no hash below it.
     examples.sort(key=lambda example: _hash01("held out " + example.question))
     count = math.ceil(validation_fraction * len(examples))
     said["held out as validation"] = count
     examples = examples[:count] if split == "validation" else examples[count:]
+  new = [e for e in examples if seen.setdefault(normalise(e.question), e) is e]
+  if len(new) < len(examples):
+    said["duplicates of another source left out"] = len(examples) - len(new)
+  examples = new
   if not examples:
     cut = f"--validation_fraction={validation_fraction} of {len(rows)} rows"
     raise ValueError(f"{source}: {cut} leaves none for {split}: change it, or add rows")
@@ -214,7 +219,9 @@ def _read(source: str, split: str) -> tuple[list, bool]:
     for file in sorted(path.iterdir()):
       name = SPLIT_NAMES.get(re.split(r"[-._]", file.name)[0])
       if name and file.suffix in SUFFIXES:
-        stored[name] = stored.get(name, []) + _read_file(file)
+        rows = _read_file(file)
+        rows = rows.get(name, []) if isinstance(rows, dict) else rows
+        stored[name] = stored.get(name, []) + rows
   elif path.exists() or path.suffix in SUFFIXES:
     stored = _read_file(path)
     if isinstance(stored, list):
@@ -339,8 +346,8 @@ def _example(row: dict, task: str | None, source: str, said) -> Example:
     gold = gold["text"]
   if isinstance(gold, list):
     gold = gold[0]
-  if type(gold) is int and 0 <= gold < len(lines):
-    gold = LETTERS[gold]
+  if type(gold) is int or (isinstance(gold, str) and gold.isdigit() and gold not in letters):
+    gold = letters.get(int(gold), gold)
   text = _text(gold) or ""
   if "\\boxed" in text or _GSM8K_ANSWER.search(text):
     inferred = "math"
@@ -397,7 +404,8 @@ def _take_first_exchange(row: dict, said):
 def _take_options(row: dict) -> tuple[list[str], dict[str, str]]:
   """Takes the options of multiple choice out of a row.
 
-  Returns them as lettered lines, and {what a gold may call an option: its letter}.
+  Returns them as lettered lines, and {what a gold may call an option: its letter}: a text, a label
+  or a number, which counts from 0 where the labels are no numbers.
   """
   fields = OPTIONS.split()
   if "label" in row:
@@ -407,7 +415,7 @@ def _take_options(row: dict) -> tuple[list[str], dict[str, str]]:
   if isinstance(values, dict):  # {label: text}, or ARC's columns
     labels = values.get("label") or list(values)
     values = values.get("text") or list(values.values())
-  lines, by_text, by_label = [], {}, {}
+  lines, by_text, by_label, by_number = [], {}, {}, {}
   for letter, label, option in zip(LETTERS, labels, values, strict=False):
     text = re.sub(rf"^\(?{letter}[).:]\s*", "", _text(option) or "")
     if isinstance(option, dict):
@@ -415,7 +423,8 @@ def _take_options(row: dict) -> tuple[list[str], dict[str, str]]:
     lines.append(f"{letter}) {text}")
     by_text[normalise(text)] = letter
     by_label |= {letter.lower(): letter, str(label).lower(): letter}
-  return lines, by_text | by_label
+    by_number[int(label) if str(label).isdigit() else len(by_number)] = letter
+  return lines, by_text | by_label | by_number
 
 
 def _split_trace(text: str) -> tuple[str | None, str]:

@@ -52,9 +52,7 @@ CURVES = "reward validation_reward correct format loss validation_loss".split()
 
 
 def define_flags(fv: absl_flags.FlagValues) -> None:
-  string = functools.partial(absl_flags.DEFINE_string, flag_values=fv)
-  integer = functools.partial(absl_flags.DEFINE_integer, flag_values=fv, lower_bound=1)
-  enum = functools.partial(absl_flags.DEFINE_enum, flag_values=fv)
+  string, integer, _, enum, boolean = sft.definers(fv)
   string("ckpt", None, "Run or step folders, base. Default: base and the legs.")
   string("model", None, "Default: the checkpoints', or tiny.")
   string("data", None, "Default: tiny synthetic:easy, Gemma gsm8k.")
@@ -72,7 +70,8 @@ def define_flags(fv: absl_flags.FlagValues) -> None:
   string("export", "", "hf:FOLDER or kaggle:FOLDER to write.")
   string("prompt", "", "A question to answer.")
   string("input", "", "A file of questions, one a line; prints JSON lines.")
-  absl_flags.DEFINE_bool("interactive", False, "Answer what is typed.", flag_values=fv)
+  boolean("interactive", False, "Answer what is typed.")
+  boolean("replicate_base", False, "As in sft.py.")
 
 
 # --- Table ---
@@ -151,8 +150,8 @@ def training_questions(run: pathlib.Path) -> set[str]:
   rows = data.load(info["flags"]["data"], "train", **options)
   questions = {data.normalise(row.question) for row in rows}
   if info["started_from"] != "base":
-    before = pathlib.Path(info["started_from"]).parents[1].name
-    questions |= training_questions(run.parent / before)
+    before = pathlib.Path(info["started_from"]).parents[1]
+    questions |= training_questions(before if before.exists() else run.parent / before.name)
   return questions
 
 
@@ -286,7 +285,7 @@ def main(fv: absl_flags.FlagValues) -> None:
     raise ValueError(f"several (model, rank, alpha), {kinds}: evaluate one at a time")
   runs = {name: step_dir.parents[1] for name, step_dir in step_dirs.items()}
 
-  args = types.SimpleNamespace(**fv.flag_values_dict(), remat="none", replicate_base=False)
+  args = types.SimpleNamespace(**fv.flag_values_dict(), remat="none")
   args.model, args.lora_rank, args.lora_alpha = kinds.pop() if kinds else ("tiny", 0, 0.0)
   args.model = fv.model or args.model
   args.decoding = fv.decoding or ("greedy" if fv.samples == 1 else "standard")
@@ -320,7 +319,10 @@ def main(fv: absl_flags.FlagValues) -> None:
   if fv.prompt:
     show(ask([fv.prompt])[0])
   if fv.input:
-    questions = pathlib.Path(fv.input).read_text(encoding="utf-8").splitlines()
+    lines = pathlib.Path(fv.input).read_text(encoding="utf-8").splitlines()
+    questions = [line for line in lines if line.strip()]
+    if not questions:
+      raise ValueError(f"--input={fv.input} has no question")
     for question, text in zip(questions, ask(questions), strict=True):
       print(json.dumps({"question": question, "completion": text}, ensure_ascii=False))
   if fv.interactive:
@@ -347,9 +349,10 @@ def main(fv: absl_flags.FlagValues) -> None:
   out = pathlib.Path(fv.out or runs.get(last, "runs/base"))
   try:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "eval_samples.jsonl").unlink(missing_ok=True)
+    (out / "eval_samples.jsonl").write_text("")
+    pathlib.Path(fv.report).parent.mkdir(parents=True, exist_ok=True)
   except OSError as e:
-    raise ValueError(f"{out} cannot be written ({e.strerror}): name another --out") from e
+    raise ValueError(f"{e.filename} cannot be written ({e.strerror}): name another --out") from e
   samples, prompts, k = {}, [ids for ids, _ in rows], fv.samples
   decoding = decoding._replace(num_generations=k)
   for name in names:

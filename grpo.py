@@ -35,7 +35,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags as absl_flags
 from flax import nnx, traverse_util
 from jax.experimental import multihost_utils
 
@@ -51,7 +50,7 @@ DEFAULTS = {  # flag: (tiny, Gemma)
   "lora_alpha": (0.0, 64.0),
   "learning_rate": (2e-4, 1e-5),
   "batch_size": (32, 4),
-  "micro_batch_size": (8, 4),
+  "micro_batch_size": (8, None),
   "num_generations": (8, 4),
   "max_steps": (150, 500),
   "temperature": (0.7, 0.9),
@@ -78,16 +77,12 @@ PARENT = {"math": "runs/sft", "mixed": "runs/math"}  # the leg that a stage star
 
 def define_flags(fv):
   """This script's flags."""
-  string = functools.partial(absl_flags.DEFINE_string, flag_values=fv)
-  integer = functools.partial(absl_flags.DEFINE_integer, flag_values=fv)
-  number = functools.partial(absl_flags.DEFINE_float, flag_values=fv)
-  enum = functools.partial(absl_flags.DEFINE_enum, flag_values=fv)
-  boolean = functools.partial(absl_flags.DEFINE_bool, flag_values=fv)
+  string, integer, number, enum, boolean = sft.definers(fv)
   # Stage
   enum("stage", "math", ["math", "mixed"], "The mathematics of --data, or those and all others.")
   string("out", None, "Run folder; the same continues the run (default: runs/math, runs/mixed).")
   string("init_ckpt", None, "Where to start; empty: the base (default: runs/sft, runs/math).")
-  number("math_fraction", 0.2, "Of the mixed stage.", lower_bound=0, upper_bound=1)
+  number("math_fraction", 0.2, "Of the mixed stage.", upper_bound=1)
   boolean("curriculum", False, "Mathematics by solution steps, laid out for --max_steps.")
   # Reward
   enum("preset", "router", list(rewards.PRESETS), "Which components count, by task.")
@@ -95,8 +90,8 @@ def define_flags(fv):
   rewards.define_judge_flags(fv)
   # GRPO
   integer("num_generations", None, "G, completions per prompt.", lower_bound=2)
-  integer("num_iterations", 1, "mu, optimiser steps on each rollout.", lower_bound=1)
-  number("beta", None, "Weight of the KL divergence; 0: no reference policy.", lower_bound=0)
+  integer("num_iterations", 1, "mu, optimiser steps on each rollout.")
+  number("beta", None, "Weight of the KL divergence; 0: no reference policy.")
   number("epsilon", 0.2, "Clip range of the ratio, below 1 and above.", lower_bound=1e-9)
   number("epsilon_high", None, "Clip range above 1 (default: --epsilon).", lower_bound=1e-9)
   enum("advantage", "std", ["std", "mean", "rloo"], "What a reward is compared with.")
@@ -105,7 +100,7 @@ def define_flags(fv):
   boolean("mask_truncated", False, "Leave completions that were cut off out of the loss.")
   boolean("skip_zero_variance", None, "Leave groups with equal rewards out of the update.")
   number("temperature", None, "Of sampling; the loss has it, too.", lower_bound=0.01)
-  integer("rollout_batch_size", None, "Prompts sampled at a time (default: all).", lower_bound=1)
+  integer("rollout_batch_size", None, "Prompts sampled at a time (default: all).")
   integer("eval_prompts", 64, "Held-out prompts of a validation; 0: none.", lower_bound=0)
   sft.define_shared_flags(fv, DEFAULTS)
   for name, (tiny, gemma) in MIXED_DEFAULTS.items():
@@ -140,10 +135,9 @@ def merge_adapter(trained, frozen, scale):
 
 
 def draw_tokens(keys, logits):
-  """Tokens [rows] from softmax(logits [rows, V]), each drawn with its own key [rows].
+  """Tokens [rows] from softmax(logits [rows, V]), by the inverse of the cumulative distribution.
 
-  It inverts the cumulative distribution, first over blocks of tokens and then within one, with one
-  random number a row; Gumbel noise would take one for every token of the vocabulary.
+  It takes one random number a row, by its key; Gumbel noise would take V.
   """
   rows, vocabulary = logits.shape
   block = math.gcd(vocabulary, 512)
@@ -179,7 +173,7 @@ def likely(logits, top_k, top_p):
 
 
 def sample(policy, trained, frozen, prompts, prompt_mask, noise, *, decoding, limit, tokenizer):
-  """Runs prompts [B, P] once, copies their caches to G completions each, and decodes.
+  """Runs prompts once, copies their caches to G completions each, and decodes.
 
   Args:
     prompts, prompt_mask: [B, P], padded on the left.
@@ -466,10 +460,9 @@ def order_prompts(parts, fv):
     number += 1
   planned = planned[:needed]
   if fv.curriculum:
-    places = [i for i, e in enumerate(planned) if e.task == "math"]
-    by_steps = sorted((planned[i] for i in places), key=lambda e: e.reasoning.count("="))
-    for i, example in zip(places, by_steps, strict=True):
-      planned[i] = example
+    maths = [e for e in planned if e.task == "math"]
+    maths = iter(sorted(maths, key=lambda e: (e.reasoning or "").count("=")))
+    planned = [next(maths) if e.task == "math" else e for e in planned]
   return planned
 
 

@@ -85,9 +85,20 @@ DEFAULTS = {  # flag: (tiny, Gemma)
 SHOWN = ("loss", "grad_norm", "validation_loss", "time/step")  # in the terminal
 
 
+def definers(fv):
+  """absl's DEFINE_string, _integer (from 1 up), _float (from 0 up), _enum and _bool on `fv`."""
+  bounds = {"integer": {"lower_bound": 1}, "float": {"lower_bound": 0}}
+  kinds = ("string", "integer", "float", "enum", "bool")
+  functions = [getattr(absl_flags, f"DEFINE_{kind}") for kind in kinds]
+  return [
+    functools.partial(function, flag_values=fv, **bounds.get(kind, {}))
+    for kind, function in zip(kinds, functions, strict=True)
+  ]
+
+
 def define_flags(fv):
   """This script's flags."""
-  string = functools.partial(absl_flags.DEFINE_string, flag_values=fv)
+  string, *_ = definers(fv)
   string("out", "runs/sft", "Run folder; the same folder again continues the run.")
   string("init_ckpt", "", "Run or step folder to start from; empty: the untouched base.")
   define_shared_flags(fv, DEFAULTS)
@@ -95,11 +106,7 @@ def define_flags(fv):
 
 def define_shared_flags(fv, defaults):
   """Flags with the same name and meaning in sft.py and grpo.py; None is filled from `defaults`."""
-  string = functools.partial(absl_flags.DEFINE_string, flag_values=fv)
-  integer = functools.partial(absl_flags.DEFINE_integer, flag_values=fv, lower_bound=1)
-  number = functools.partial(absl_flags.DEFINE_float, flag_values=fv, lower_bound=0)
-  enum = functools.partial(absl_flags.DEFINE_enum, flag_values=fv)
-  boolean = functools.partial(absl_flags.DEFINE_bool, flag_values=fv)
+  string, integer, number, enum, boolean = definers(fv)
   # Model
   string("model", "tiny", "tiny, gemma3-270m, FILE.gguf, a hub id, kaggle:HANDLE, or a folder.")
   enum("dtype", "auto", ["auto", "float32", "bfloat16"], "Base weights; auto: float32 on a CPU.")
@@ -130,10 +137,7 @@ def define_shared_flags(fv, defaults):
 
 
 def resolve_flags(fv, defaults, parent, num_devices):
-  """Fills flags left open: the adapter's from the parent's run.json, the others from `defaults`.
-
-  Raises ValueError where the model or the adapter is not the parent's.
-  """
+  """Fills flags left open: the adapter's from the parent's run.json, the others from `defaults`."""
   inherited = parent.get("flags", {})
   if inherited and pathlib.Path(inherited["model"]).name != pathlib.Path(fv.model).name:
     raise ValueError(f"--model={fv.model}, but --init_ckpt is of --model={inherited['model']}")
@@ -145,22 +149,18 @@ def resolve_flags(fv, defaults, parent, num_devices):
   for name in chosen:
     tiny, gemma = defaults[name]
     fv[name].value = tiny if fv.model == "tiny" else gemma
-  if chosen:
-    print("defaults:", *(f"--{name}={fv[name].value}" for name in chosen))
   fv.micro_batch_size = min(fv.micro_batch_size or fv.batch_size, fv.batch_size)
   fv.decay_steps = fv.decay_steps or fv.max_steps
   fv.mesh = fv.mesh or f"{num_devices},1"
+  if chosen:
+    print("defaults:", *(f"--{name}={fv[name].value}" for name in chosen))
 
 
 # --- Policy ---
 
 
 def setup():
-  """What every script does first: float32, compiled programs kept on disk, hosts joined.
-
-  Several hosts give JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID; a TPU pod needs
-  none. All of them compute, the first one writes.
-  """
+  """What every script does first. Of several hosts all compute, and the first one writes."""
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and Tunix warn of what is as it should be.
   jax.config.update("jax_enable_x64", False)
   jax.config.update("jax_compilation_cache_dir", str(data.CACHE / "xla"))
@@ -342,8 +342,7 @@ def cap_logits(model, logits):
 def token_logps(model, batch, temperature=1.0):
   """Log-probabilities [B * G, T] of the completion tokens; meaningless outside their mask.
 
-  With G > 1 a prompt is run once, and its keys and values serve its G completions: see
-  can_share_prompts. Logits are divided by the temperature, as the rollout's were.
+  With G > 1 a prompt is run once, and its keys and values serve its G completions.
   """
   prompt_mask, targets, mask = batch.prompt_mask, batch.completion_ids, batch.completion_mask
   (rows, t), (b, p) = targets.shape, prompt_mask.shape
@@ -478,10 +477,9 @@ def make_batch(prompts, completions, pad_id, fv):
 
 
 def length_grouped_order(lengths, batch_size, seed, epoch):
-  """Indices [steps, batch_size] of one epoch; a pure function of its arguments.
+  """Indices [steps, batch_size] of one epoch, shuffled batches of rows of similar length.
 
-  Rows are shuffled, sorted by length within windows of 32 batches and cut into batches, which are
-  shuffled. Rows that fill no whole batch are left out, other ones in every epoch.
+  Rows that fill no whole batch are left out, other ones in every epoch.
   """
   rng = np.random.default_rng((seed, epoch))
   order = rng.permutation(len(lengths))[: len(lengths) // batch_size * batch_size]
@@ -519,14 +517,10 @@ def init_optimizer(optimizer, trained, mesh):
 def make_steps(policy, loss_fn, optimizer, trained, opt_state):
   """The two programs of a training step, for loss_fn(model, batch) -> (loss, metrics).
 
-  Results are spread over devices as these `trained` and `opt_state` are.
-
-  Returns:
-    grad_step(trained, frozen, batch) -> (gradient, metrics), compiled for each shape of a batch;
-    apply_step(trained, opt_state, gradient) -> (trained, opt_state, norm), reusing its inputs'
-    memory. A gradient that is not finite changes nothing.
+  grad_step(trained, frozen, batch) -> (gradient, metrics) is compiled for each shape of a batch;
+  apply_step(trained, opt_state, gradient) -> (trained, opt_state, norm) reuses its inputs' memory,
+  and a gradient that is not finite changes nothing. Results are spread as these inputs are.
   """
-
   weights, state = jax.tree.map(lambda x: x.sharding, (trained, opt_state))
 
   @functools.partial(jax.jit, out_shardings=(weights, None))
@@ -565,11 +559,8 @@ def train_step(steps, trained, frozen, opt_state, micro_batches):
   Raises ValueError if loss or gradient is not finite.
   """
   grad_step, apply_step = steps
-  total = None
-  for batch in micro_batches:
-    part = grad_step(trained, frozen, batch)
-    total = part if total is None else add(total, part)
-  grads, metrics = total
+  parts = (grad_step(trained, frozen, batch) for batch in micro_batches)
+  grads, metrics = functools.reduce(add, parts)
   trained, opt_state, metrics["grad_norm"] = apply_step(trained, opt_state, grads)
   metrics = {name: float(x) for name, x in metrics.items()}
   loss, norm = metrics["loss"], metrics["grad_norm"]
@@ -609,7 +600,7 @@ def find_checkpoint(path):
 def restore(step_dir, trained, opt_state=None):
   """The checkpoint's weights and, if one is given, optimiser state, in the place of these.
 
-  Raises ValueError, in one line, for a damaged checkpoint and for one of another model.
+  Raises ValueError for a damaged checkpoint and for one of another model.
   """
   items = {"model_params": as_saved(trained)}
   if opt_state is not None:
@@ -706,10 +697,9 @@ def same_flag(name, old, new):
 
 
 class Run:
-  """A run folder: run.json, metrics.jsonl, samples.jsonl, TensorBoard events and checkpoints.
+  """A run folder. Of its checkpoints the last two stay, and the best by validation.
 
-  The last two checkpoints stay, and the best by validation. Raises ValueError when another process
-  has the folder, or when it holds a run with other flags.
+  Raises ValueError when another process has the folder, or it holds a run with other flags.
   """
 
   # Where a run lies, how long it may take and on how many devices does not change its numbers.
@@ -832,11 +822,9 @@ class Run:
     print(f"{name}: finishing this step, then saving (Ctrl-C twice stops at once)", flush=True)
 
   def after_step(self, step, seconds, trained, opt_state, score):
-    """Saves when it is due: at the end, every --save_every_minutes, and with a validation's score.
+    """Saves when it is due. Returns why the run ends here, or None to go on.
 
-    Returns:
-      why the run ends here, or None: max_steps, a signal, or max_hours, when another step like the
-      longest, and a save, would not fit.
+    It is "max_hours" when another step like the longest, and a save, would not fit.
     """
     is_first = self.longest_step is None  # It compiles.
     self.longest_step = 0.0 if is_first else max(self.longest_step, seconds)

@@ -63,6 +63,12 @@ ROWS = {  # rule: row, (question, answer, reasoning, task)
   "2 a number that is no index": (
     {"question": "2 + 2?", "choices": [1, 4], "answer": 4},
     ("2 + 2?\nA) 1\nB) 4", "B", None, "other")),
+  "2 HellaSwag: a gold that is a number in a string": (
+    {"ctx": "Which floats?", "endings": ["a stone", "a cork"], "label": "1"},
+    (MC, "B", None, "other")),
+  "2 labels that are numbers come before places": (
+    Q | {"choices": {"text": ["a stone", "a cork"], "label": ["1", "2"]}, "answer": 2},
+    (MC, "B", None, "other")),
   "2 ARC: question with stem, numbered labels": (
     {"question": {"stem": "Which floats?", "choices": [{"text": "a stone", "label": "1"},
                   {"text": "a cork", "label": "2"}]}, "answerKey": "2", "subject": "biology"},
