@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import functools
 import html
+import io
 import json
 import pathlib
 import shutil
@@ -159,8 +160,8 @@ CSS = """body {font-family: sans-serif} img {width: 100%} td, th {padding: 4px 1
 div {display: inline-block; width: 24%; vertical-align: top} pre {white-space: pre-wrap}"""
 
 
-def draw_curves(path: pathlib.Path, runs: list[pathlib.Path]) -> None:
-  """Writes a PNG of the runs' metrics, smoothed."""
+def draw_curves(runs: list[pathlib.Path]) -> bytes:
+  """A PNG of the runs' metrics, smoothed."""
   figure = Figure(figsize=(15, 4), layout="constrained")
   for axes, run in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs, strict=True):
     records = pd.DataFrame([{"step": 0}, *sft.read_jsonl(run / "metrics.jsonl")]).set_index("step")
@@ -169,7 +170,9 @@ def draw_curves(path: pathlib.Path, runs: list[pathlib.Path]) -> None:
       axes.plot(values.rolling(max(1, len(values) // 25), min_periods=1).mean(), label=name)
     axes.set(title=str(run), xlabel="step")
     axes.legend()
-  figure.savefig(path, dpi=120)
+  png = io.BytesIO()
+  figure.savefig(png, dpi=120)
+  return png.getvalue()
 
 
 def write_report(path: pathlib.Path, report: dict, samples: dict, runs: list) -> None:
@@ -179,8 +182,7 @@ def write_report(path: pathlib.Path, report: dict, samples: dict, runs: list) ->
   for heading, table in tables(report["rows"]).items():
     page.append(f"<h3>{heading} (95% interval)</h3>{table.to_html(border=0)}")
   if runs:
-    draw_curves(path.with_suffix(".png"), runs)
-    png = base64.b64encode(path.with_suffix(".png").read_bytes()).decode()
+    png = base64.b64encode(draw_curves(runs)).decode()
     page.append(f"<img src='data:image/png;base64,{png}'>")
   for i in range(0, report["n"], -(-report["n"] // 20)):  # evenly spaced
     chosen = [its_samples[i * report["samples"]] for its_samples in samples.values()]
