@@ -1012,6 +1012,11 @@ def _run(main, define_flags, argv=None):
       raise ValueError(text) from None
     print(f"{name}: error: {text}", file=sys.stderr)
     sys.exit(2 if isinstance(error, flags.Error) else 1)
+  except KeyboardInterrupt:
+    if notebook:
+      raise
+    print(f"{name}: stopped; the same command goes on from the last save", file=sys.stderr)
+    sys.exit(130)
   finally:
     for number, handler in handlers.items():
       if signal.getsignal(number) != handler:
