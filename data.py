@@ -1005,6 +1005,9 @@ def _run(main, define_flags, argv=None):
     unexpected = values(argv)[1:]
     if unexpected:
       raise flags.Error(f"unexpected argument {unexpected[0]!r}: flags read --name=value")
+    for flag in values:  # nan passes absl's bounds.
+      if isinstance(values[flag].value, float) and not math.isfinite(values[flag].value):
+        raise flags.Error(f"flag --{flag}={values[flag].value} is no number")
     return main(values)
   except (flags.Error, ValueError, OSError) as error:
     text = " ".join(str(error).split())
