@@ -321,6 +321,11 @@ def group_advantages(reward, num_generations, how="std"):
   return advantages.reshape(-1).astype(np.float32)
 
 
+def agreeing_groups(reward, num_generations):
+  """Whether all rewards of a group are equal, bool [B]: it then has no policy gradient."""
+  return np.ptp(reward.reshape(-1, num_generations), axis=1) == 0
+
+
 def token_weight(lengths, aggregation, limit):
   """What each token of the step's completions [B * G] counts in the loss, a mean over:"""
   if aggregation == "sequence":  # a completion's tokens, then completions (GRPO)
@@ -348,7 +353,7 @@ def make_micro_batches(prompts, completions, reward, config, mesh, pad_id, fv):
   """
   g, size = fv.num_generations, fv.micro_batch_size
   lengths = np.array([len(c.ids) for c in completions])
-  equal = np.ptp(reward.reshape(-1, g), axis=1) == 0
+  equal = agreeing_groups(reward, g)
   groups = np.arange(len(prompts))
   counted = np.ones(len(completions), bool)
   if fv.skip_zero_variance:
@@ -533,6 +538,7 @@ def main(fv):
   if fv.eval_prompts:
     validation = data.mixture(load_examples(tokenizer, fv, "validation"), fv.seed)
     validation = validation[: fv.eval_prompts]
+  held_out = [sft.encode_prompt(tokenizer, e.question) for e in validation]
 
   # --- Model ---
   policy, trained, frozen = sft.load_policy(folder, config, mesh, fv)
@@ -571,8 +577,7 @@ def main(fv):
     rows = [e for e in examples for _ in range(fv.num_generations)]
     components, metrics = grade(reward_fns, completions, rows)
     reward = sum(components.values())
-    is_equal = np.ptp(reward.reshape(-1, fv.num_generations), axis=1) == 0
-    metrics["zero_variance"] = float(is_equal.mean())
+    metrics["zero_variance"] = float(agreeing_groups(reward, fv.num_generations).mean())
     if judge:
       metrics |= {f"judge/{name}": n for name, n in judge.take_counts().items()}
     times.append(time.time())
@@ -609,7 +614,6 @@ def main(fv):
     is_due = step % fv.eval_every < fv.num_iterations or step == fv.max_steps
     score = None
     if validation and is_due:
-      held_out = [sft.encode_prompt(tokenizer, e.question) for e in validation]
       greedy = sampler(trained, frozen, held_out, Decoding())
       _, held_out_metrics = grade(reward_fns, greedy, validation)
       score = held_out_metrics["reward"]
